@@ -1,0 +1,1 @@
+"""Learning: losses, models, data and training for distilled segmentation networks."""

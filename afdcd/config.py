@@ -1,0 +1,121 @@
+"""Typed settings of the learning half; torch-free, so that a check costs no torch import.
+
+Every value lives in `conf/` and params.yaml: these models carry no defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""(height, width) in pixels."""
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+IGNORE_INDEX = 255
+"""The label of pixels that take no part; one value from the manifest to the engine."""
+
+
+class Config(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DatasetConfig(Config):
+    """Where images come from; `options` are those of the named source's constructor."""
+
+    name: str
+    root: str
+    seed: int
+    options: dict[str, Any]
+
+
+class Normalisation(Config):
+    """What a network does to RGB values in 0..255 first: `(x - mean) / std`, channels in `order`."""
+
+    order: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+class ModelConfig(Config):
+    """A Segmenter: a timm backbone, a head, and the normalisation that its weights expect."""
+
+    backbone: str
+    backbone_options: dict[str, Any]
+    output_stride: Literal[8, 16, 32]
+    head: Literal["deeplabv3", "psp"]
+    head_channels: Count
+    atrous_rates: tuple[Count, Count, Count]
+    dropout: Share
+    auxiliary: bool
+    pretrained: str
+    normalisation: Normalisation
+
+
+class OptimiserConfig(Config):
+    """SGD or AdamW with a poly schedule; only adapters are clipped, as the released code does."""
+
+    name: Literal["sgd", "adamw"]
+    lr: Positive
+    momentum: Share
+    weight_decay: NonNegative
+    poly_power: NonNegative
+    warmup_iterations: Annotated[int, Field(ge=0)]
+    clip_adapters: Positive | None
+
+
+class ScheduleConfig(Config):
+    """How long and how a network is trained; `batch_size` is global, over all ranks."""
+
+    iterations: Count
+    batch_size: Count
+    validate_every: Count
+    optimiser: OptimiserConfig
+
+
+class AugmentConfig(Config):
+    """Random scale, crop, horizontal flip and photometric jitter of a training sample."""
+
+    crop: Size
+    scale: tuple[Positive, Positive]
+    flip: Share
+    brightness: Share
+    contrast: Share
+    saturation: Share
+
+
+class PracticeConfig(Config):
+    """What all trainings of a run share and what changes their results."""
+
+    augment: AugmentConfig
+    class_weights: Literal["none", "log", "median"]
+    auxiliary_weight: NonNegative
+    precision: Literal["fp32", "bf16"]
+    teacher_precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    sync_bn: bool
+    micro_batch: Count | None
+    checkpoint_every: Count
+
+
+class RuntimeConfig(Config):
+    """Speed only: no stage tracks it, no result depends on it."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    processes: Count | Literal["auto"]
+    workers: Annotated[int, Field(ge=0)]
+    threads: Count | Literal["auto"]
+
+
+MethodOptions = dict[str, Any]
+"""`{"weights": {term: weight}, **options}` of one method; options are its constructor's keywords."""
+
+Recipe = dict[str, MethodOptions]
+"""A recipe: method name -> its options, for instance `{"kd": {...}, "afdcd": {...}}`."""

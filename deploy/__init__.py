@@ -1,0 +1,1 @@
+"""Shipping: export, quantise, measure and serve segmentation networks."""

@@ -1,0 +1,1 @@
+"""The DVC graph: one thin stage a file, run as `python -m pipeline.<stage>`."""

@@ -1,0 +1,34 @@
+"""How every stage starts and how it fails: one sentence, exit 1, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from afdcd.errors import UserError
+from afdcd.files import disk_errors
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call `main` with the command line's arguments; a UserError becomes a sentence and exit 1."""
+    try:
+        with disk_errors(Path.cwd()):
+            main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def arguments(given: list[str], *names: str) -> list[str]:
+    """The positional arguments of a stage.
+
+    Raises:
+        UserError: the count differs; the message shows the usage.
+    """
+    if len(given) != len(names):
+        raise UserError(f"this stage takes {len(names)} argument(s): {' '.join(names) or 'none'}; got {given}")
+    return given
