@@ -9,19 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Count, Count]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Config(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class TargetConfig(Config):
     """An engine to ship to: a backend of `deploy.sessions`, a precision, a place, CPU threads."""
 
     backend: str
-    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    precision: Precision
     where: str
     threads: Count
 
@@ -54,3 +55,30 @@ class BenchmarkConfig(Config):
     iterations: Count
     rounds: Count
     max_cv: Annotated[float, Field(gt=0)]
+
+
+Limit = Annotated[float, Field(gt=0)] | None
+
+
+class GatesConfig(Config):
+    """What a release must meet; null means not gated. Accuracy in points of mIoU or IoU (0..100).
+
+    Attributes:
+        min_retention: share of the teacher's mIoU that a released model keeps.
+        min_gain_over_alone: points over the same student trained without the teacher.
+        max_drop: precision -> points of mIoU that an engine may lose against PyTorch.
+        max_class_drop: precision -> the same for every single class.
+        min_speedup_over_teacher: ratio of p50 latencies on the same target.
+        max_size_mb: size of an engine's files.
+        max_p50_ms: target -> absolute limit; only for presets of a known machine.
+        max_p99_ms: target -> absolute limit.
+    """
+
+    min_retention: Share | None
+    min_gain_over_alone: float | None
+    max_drop: dict[Precision, float | None]
+    max_class_drop: dict[Precision, float | None]
+    min_speedup_over_teacher: Limit
+    max_size_mb: Limit
+    max_p50_ms: dict[str, Limit]
+    max_p99_ms: dict[str, Limit]
