@@ -1,0 +1,117 @@
+"""The objective of a distillation: the terms of a recipe's methods, named, raw, and added by weight."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from afdcd.config import Recipe
+from afdcd.errors import UserError
+from afdcd.losses import METHODS
+from afdcd.losses.method import Context, Method, ParamGroup, Target
+from afdcd.models.output import SegOutput, Stop
+from afdcd.plugins import checked_options, class_constant, nearest, require_known
+
+
+class Objective(nn.Module):
+    """Weighted terms of several methods.
+
+    Attributes:
+        methods: name -> Method, those with at least one weighted term.
+        weights: term -> weight above 0.
+        student_stop: how far the student must run for all methods; "features" where there is none.
+        teacher_stop: the same for the teacher.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]) -> None:
+        """Join methods whose `active` terms are exactly the weighted ones.
+
+        Raises:
+            ValueError: a term belongs to two methods, or has no weight.
+        """
+        super().__init__()
+        terms = [term for method in methods.values() for term in sorted(method.active)]
+        if sorted(terms) != sorted(weights):
+            raise ValueError(f"terms {terms} of the methods are not those with weights, {sorted(weights)}")
+        self.methods = nn.ModuleDict(methods)
+        self.weights = dict(weights)
+        self.student_stop = furthest(method.student_stop for method in methods.values())
+        self.teacher_stop = furthest(method.teacher_stop for method in methods.values())
+
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
+        """Raw values of all weighted terms, each a scalar."""
+        terms: dict[str, Tensor] = {}
+        for method in self._methods():
+            terms |= method(student, teacher, target)
+        return terms
+
+    def side_losses(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
+        """Terms that train only what belongs to a method; they are added to the loss as they are."""
+        terms: dict[str, Tensor] = {}
+        for method in self._methods():
+            terms |= method.side_losses(student, teacher, target)
+        return terms
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of raw terms; a plain zero where no term has a weight."""
+        return sum((self.weights[name] * value for name, value in terms.items()), torch.zeros(()))
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Optimiser groups of all methods' own parameters."""
+        return [group for method in self._methods() for group in method.param_groups()]
+
+    def _methods(self) -> list[Method]:
+        return [cast(Method, method) for method in self.methods.values()]
+
+
+def build_objective(recipe: Recipe, context: Context) -> Objective:
+    """The objective of a recipe: method name -> {"weights": {term: weight}, **options}.
+
+    A term that `weights` leaves out has no weight; a method without any weighted term is checked and
+    then left out, so that no parameter stays without a gradient.
+
+    Raises:
+        UserError: an unknown method, term or option, a missing option or an impossible value.
+    """
+    methods: dict[str, Method] = {}
+    weights: dict[str, float] = {}
+    for name, settings in recipe.items():
+        target = require_known(METHODS, name, "distillation method")
+        options = dict(settings)
+        active = _weighted_terms(name, options.pop("weights", None), class_constant(target, "terms"))
+        options = checked_options(target, options, name)
+        if not active:
+            continue
+        if shared := sorted(set(active) & set(weights)):
+            raise UserError(f"{name}: another method of the recipe has a term {shared[0]!r} too; drop one")
+        module, _, attribute = target.partition(":")
+        method: Method = getattr(importlib.import_module(module), attribute)(context, **options)
+        method.active = frozenset(active)
+        methods[name] = method
+        weights |= active
+    return Objective(methods, weights)
+
+
+def furthest(stops: Iterable[Stop]) -> Stop:
+    """The stop that includes all others; "features" for none."""
+    order: tuple[Stop, ...] = get_args(Stop)
+    return max(stops, key=order.index, default=order[0])
+
+
+def _weighted_terms(method: str, weights: Any, terms: tuple[str, ...]) -> dict[str, float]:
+    """The terms of a method whose weight is above 0."""
+    if not isinstance(weights, Mapping):
+        raise UserError(f"{method}: 'weights' must map terms to weights; terms: {', '.join(terms)}")
+    for term, weight in weights.items():
+        if term not in terms:
+            raise UserError(f"{method}.weights: unknown term {term!r}; {nearest(term, terms)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise UserError(f"{method}.weights.{term} = {weight!r}: must be a number (write 4.0e-5, not 4e-5)")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"{method}.weights.{term} = {weight!r}: must be finite and not below 0")
+    return {term: float(weight) for term, weight in weights.items() if weight > 0}
