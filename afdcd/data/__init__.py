@@ -1,0 +1,1 @@
+"""Sources, the manifest that prepare makes of them, transforms, and training batches."""

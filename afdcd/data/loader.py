@@ -1,0 +1,158 @@
+"""Training batches as a function of (seed, iteration): the same whatever the ranks, workers and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from afdcd.config import AugmentConfig
+from afdcd.data import transforms
+from afdcd.data.manifest import Entry, Manifest, Pixels
+from afdcd.errors import UserError
+
+CACHE_BYTES = 2**30
+"""Decoded training samples that one rank keeps in memory, over all its workers."""
+
+ORDER, AUGMENTATION, KEY = range(3)
+"""Streams of random numbers; one a purpose, so that none repeats another."""
+
+
+class Batch(NamedTuple):
+    """One rank's share of a global batch."""
+
+    images: Tensor
+    """uint8 (B, 3, H, W), RGB."""
+    labels: Tensor
+    """uint8 (B, H, W), train ids; 255 is ignored."""
+    keys: Tensor
+    """int64 (B,), a number of its own for each (seed, iteration, sample); seeds masks and other draws."""
+
+
+def training_batches(
+    manifest: Manifest,
+    *,
+    augment: AugmentConfig,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    rank: int,
+    world_size: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """This rank's share of the iterations start..stop-1; the shares in rank order are the global batch.
+
+    `workers` processes make batches ahead; 0 makes them in this one.
+
+    Raises:
+        UserError: `batch_size` (global) is not divisible by `world_size`, the train split is empty,
+            or a file cannot be read.
+    """
+    if batch_size % world_size:
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared by {world_size} processes: "
+            "choose a schedule.batch_size that is a multiple of the number of processes"
+        )
+    share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+    batches = _Batches(manifest, augment, batch_size, seed, share, CACHE_BYTES // max(1, workers))
+    return _ahead(batches, range(start, stop), workers) if workers else map(batches.make, range(start, stop))
+
+
+def sample_order(seed: int, iteration: int, batch_size: int, count: int) -> list[int]:
+    """Indices of the samples of a global batch: each epoch of `count` samples has its own permutation."""
+    places = range(iteration * batch_size, (iteration + 1) * batch_size)
+    return [int(_permutation(seed, place // count, count)[place % count]) for place in places]
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([ORDER, seed, epoch]).permutation(count)
+
+
+class _Batches(Dataset["Batch | UserError"]):
+    """Batches by iteration number, with a cache of decoded samples."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        augment: AugmentConfig,
+        batch_size: int,
+        seed: int,
+        share: range,
+        cache_bytes: int,
+    ) -> None:
+        self._manifest = manifest
+        self._entries = manifest.split("train")
+        self._augment = augment
+        self._batch_size = batch_size
+        self._seed = seed
+        self._share = share
+        self._room = cache_bytes
+        self._cache: dict[Entry, tuple[Pixels, Pixels]] = {}
+
+    def __getitem__(self, iteration: int) -> Batch | UserError:
+        """The batch, or the error as a value: DataLoader puts a traceback around what a worker raises."""
+        try:
+            return self.make(iteration)
+        except UserError as error:
+            return error
+
+    def make(self, iteration: int) -> Batch:
+        """This rank's share of one iteration."""
+        order = sample_order(self._seed, iteration, self._batch_size, len(self._entries))
+        height, width = self._augment.crop
+        images = np.empty((len(self._share), 3, height, width), dtype=np.uint8)
+        labels = np.empty((len(self._share), height, width), dtype=np.uint8)
+        keys = np.empty(len(self._share), dtype=np.int64)
+        for slot, place in enumerate(self._share):
+            image, raw_labels = self._decoded(self._entries[order[place]])
+            rng = np.random.default_rng([AUGMENTATION, self._seed, iteration, place])
+            image, labels[slot] = transforms.augment(
+                image, raw_labels, self._manifest.label_map, self._augment, rng
+            )
+            images[slot] = image.transpose(2, 0, 1)
+            keys[slot] = sample_key(self._seed, iteration, place)
+        return Batch(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(keys))
+
+    def _decoded(self, entry: Entry) -> tuple[Pixels, Pixels]:
+        if entry not in self._cache:
+            sample = self._manifest.image(entry), self._manifest.raw_labels(entry)
+            self._room -= sample[0].nbytes + sample[1].nbytes
+            if self._room < 0:
+                return sample
+            self._cache[entry] = sample
+        return self._cache[entry]
+
+
+def sample_key(seed: int, iteration: int, place: int) -> int:
+    """63 mixed bits of (seed, iteration, place in the global batch)."""
+    state = np.random.SeedSequence([KEY, seed, iteration, place]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def _ahead(batches: _Batches, iterations: range, workers: int) -> Iterator[Batch]:
+    """Batches made by worker processes, in order."""
+    loader: DataLoader[Any] = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=iterations,
+        num_workers=workers,
+        collate_fn=_as_is,
+        # Its own generator: a draw from the global one would make dropout depend on the workers.
+        generator=torch.Generator(),
+    )
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _as_is(item: Any) -> Any:
+    return item
