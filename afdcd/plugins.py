@@ -91,29 +91,28 @@ def constructor_model(target: str) -> type[BaseModel]:
     return create_model(name, __config__=config.Config.model_config, **fields)
 
 
-def checked_options(target: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options of a plug-in, checked against its constructor and converted to the annotated types.
+def validated(model: type[BaseModel], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values checked by a model and converted to its types.
 
     Args:
-        target: "module:Class".
-        options: keyword -> value, as params.yaml holds them.
+        model: the expected keys and their types.
+        values: key -> value, as params.yaml holds them.
         where: the place to name in a complaint, for instance "distill.recipes.kd.kd".
 
     Raises:
-        UserError: an option is unknown, missing or impossible.
+        UserError: a key is unknown or missing, or its value impossible.
     """
-    model = constructor_model(target)
-    for key in options:
+    for key in values:
         if key not in model.model_fields:
-            raise UserError(f"{where}: unknown option {key!r}; {nearest(key, model.model_fields)}")
+            raise UserError(f"{where}: unknown key {key!r}; {nearest(key, model.model_fields)}")
     try:
-        valid = model.model_validate(dict(options))
+        valid = model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join([where, *map(str, first["loc"])])
         if first["type"] == "missing":
-            raise UserError(f"{where}: option {key!r} is missing; every value stands in params") from None
-        raise UserError(f"{where}.{key} = {first['input']!r}: {first['msg']}") from None
+            raise UserError(f"{key} is missing; every value stands in params.yaml") from None
+        raise UserError(f"{key} = {first['input']!r}: {first['msg']}") from None
     return {key: getattr(valid, key) for key in model.model_fields}
 
 

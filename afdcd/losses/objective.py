@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from afdcd.config import Recipe
-from afdcd.errors import UserError
 from afdcd.losses import METHODS
 from afdcd.losses.method import Context, Method, ParamGroup, Target
+from afdcd.losses.recipe import check_recipe
 from afdcd.models.output import SegOutput, Stop
-from afdcd.plugins import checked_options, class_constant, nearest, require_known
+from afdcd.plugins import resolve
 
 
 class Objective(nn.Module):
@@ -69,31 +67,23 @@ class Objective(nn.Module):
         return [cast(Method, method) for method in self.methods.values()]
 
 
-def build_objective(recipe: Recipe, context: Context) -> Objective:
+def build_objective(recipe: Recipe, context: Context, *, where: str = "recipe") -> Objective:
     """The objective of a recipe: method name -> {"weights": {term: weight}, **options}.
 
-    A term that `weights` leaves out has no weight; a method without any weighted term is checked and
-    then left out, so that no parameter stays without a gradient.
+    A method without any weighted term is checked and then left out, so that no parameter stays
+    without a gradient.
 
     Raises:
         UserError: an unknown method, term or option, a missing option or an impossible value.
     """
     methods: dict[str, Method] = {}
     weights: dict[str, float] = {}
-    for name, settings in recipe.items():
-        target = require_known(METHODS, name, "distillation method")
-        options = dict(settings)
-        active = _weighted_terms(name, options.pop("weights", None), class_constant(target, "terms"))
-        options = checked_options(target, options, name)
-        if not active:
+    for name, checked in check_recipe(recipe, where).items():
+        if not checked.weights:
             continue
-        if shared := sorted(set(active) & set(weights)):
-            raise UserError(f"{name}: another method of the recipe has a term {shared[0]!r} too; drop one")
-        module, _, attribute = target.partition(":")
-        method: Method = getattr(importlib.import_module(module), attribute)(context, **options)
-        method.active = frozenset(active)
-        methods[name] = method
-        weights |= active
+        methods[name] = resolve(METHODS, name, "distillation method")(context, **checked.options)
+        methods[name].active = frozenset(checked.weights)
+        weights |= checked.weights
     return Objective(methods, weights)
 
 
@@ -101,17 +91,3 @@ def furthest(stops: Iterable[Stop]) -> Stop:
     """The stop that includes all others; "features" for none."""
     order: tuple[Stop, ...] = get_args(Stop)
     return max(stops, key=order.index, default=order[0])
-
-
-def _weighted_terms(method: str, weights: Any, terms: tuple[str, ...]) -> dict[str, float]:
-    """The terms of a method whose weight is above 0."""
-    if not isinstance(weights, Mapping):
-        raise UserError(f"{method}: 'weights' must map terms to weights; terms: {', '.join(terms)}")
-    for term, weight in weights.items():
-        if term not in terms:
-            raise UserError(f"{method}.weights: unknown term {term!r}; {nearest(term, terms)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UserError(f"{method}.weights.{term} = {weight!r}: must be a number (write 4.0e-5, not 4e-5)")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise UserError(f"{method}.weights.{term} = {weight!r}: must be finite and not below 0")
-    return {term: float(weight) for term, weight in weights.items() if weight > 0}
