@@ -1,0 +1,65 @@
+"""PSPNet's pyramid pooling, with an adaptive pooling that exports exactly at every size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from afdcd.config import ModelConfig
+from afdcd.models.heads.blocks import check_statistics, conv_norm_relu
+
+BINS = (1, 2, 3, 6)
+
+
+def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
+    """(bins, size): row i averages the cells floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
+    cell = torch.arange(size, device=like.device)
+    row = torch.arange(bins, device=like.device)[:, None]
+    start = (row * size) // bins
+    end = ((row + 1) * size + bins - 1) // bins
+    inside = ((cell >= start) & (cell < end)).to(like.dtype)
+    return inside / (end - start).to(like.dtype)
+
+
+def adaptive_average(x: Tensor, bins: int) -> Tensor:
+    """`adaptive_avg_pool2d(x, bins)` as two matrix products.
+
+    The operator itself becomes hundreds of gathers in ONNX, wrong at other sizes than the traced one; this
+    form holds for dynamic sizes too.
+
+    Args:
+        x: (B, C, h, w).
+        bins: cells along each side of the result.
+
+    Returns:
+        (B, C, bins, bins).
+    """
+    columns = x @ pooling_matrix(x.shape[3], bins, x).mT
+    return (columns.mT @ pooling_matrix(x.shape[2], bins, x).mT).mT
+
+
+class PSPHead(nn.Module):
+    """Pyramid pooling of the last stage over 1, 2, 3 and 6 bins, a 3x3 block to `head_channels`, dropout.
+
+    Source: Zhao et al. 2017, "Pyramid Scene Parsing Network", figure 3; each level has C / 4 channels.
+    """
+
+    def __init__(self, channels: tuple[int, ...], config: ModelConfig) -> None:
+        super().__init__()
+        inputs = channels[-1]
+        width = max(1, inputs // len(BINS))
+        self.levels = nn.ModuleList([conv_norm_relu(inputs, width, 1) for _ in BINS])
+        self.block = conv_norm_relu(inputs + width * len(BINS), config.head_channels, 3)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """The classifier's input (B, head_channels, h, w) from the backbone's stages."""
+        x = features[-1]
+        check_statistics(self, x)
+        parts = [x]
+        for bins, level in zip(BINS, self.levels, strict=True):
+            pooled = level(adaptive_average(x, bins))
+            parts.append(F.interpolate(pooled, size=x.shape[2:], mode="bilinear", align_corners=False))
+        out: Tensor = self.dropout(self.block(torch.cat(parts, 1)))
+        return out
