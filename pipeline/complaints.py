@@ -37,7 +37,9 @@ def sentences(model: type[BaseModel], values: Any, error: ValidationError, at: L
         elif kind != "missing":
             lines.append(f"{key}: {_value(values, where)!r} is not possible; it {' or '.join(messages)}")
         elif where not in meant:
-            lines.append(f"{key}: missing; give it a value, or write the file by python -m pipeline.configure")
+            lines.append(
+                f"{key}: missing; give it a value, or write the file by python -m pipeline.configure"
+            )
     return lines
 
 
