@@ -73,14 +73,22 @@ class Report(Config):
 class Worker:
     """The parent's end of a `deploy.benchmark_worker` process."""
 
-    def __init__(self, subject: Subject, batches: Sequence[Images]) -> None:
+    def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        self.load_ms = 0.0
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-c", ENTRY, str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         theirs.close()
         self.connection = Connection(ours.detach())
-        self._send((subject, list(batches)))
+
+    def open(self, batches: Sequence[Images]) -> None:
+        """Open the engine and call it once.
+
+        Raises:
+            UserError: it cannot be opened.
+        """
+        self._send((self.subject, list(batches)))
         self.load_ms = self._receive() / 1e6
 
     def _send(self, message: object) -> None:
@@ -129,8 +137,9 @@ class Worker:
 
 @contextmanager
 def _worker(subject: Subject, batches: Sequence[Images]) -> Iterator[Worker]:
-    worker = Worker(subject, batches)
+    worker = Worker(subject)
     try:
+        worker.open(batches)
         yield worker
     finally:
         worker.close()

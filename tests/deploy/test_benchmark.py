@@ -63,8 +63,9 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
-    worker = benchmark.Worker(Subject("small", graph(tmp_path / "small.onnx", 1), 1), [])
+    worker = benchmark.Worker(Subject("small", graph(tmp_path / "small.onnx", 1), 1))
     try:
+        worker.open([])
         os.kill(worker.process.pid, 9)
         with pytest.raises(UserError, match="small.* ended with code -9"):
             worker.time(1)
