@@ -154,7 +154,7 @@ def _open(path: Path) -> tuple[Image.Image, str]:
 def _count(source: Source, path: Path, mask: Image.Image) -> npt.NDArray[np.int64]:
     """Pixels of each raw id."""
     if mask.mode not in MASK_MODES:
-        raise FaultError(f"mask {path} has mode {mask.mode}; it must hold class ids in one 8-bit channel (L or P)")
+        raise FaultError(f"mask {path} has mode {mask.mode}; class ids need one 8-bit channel (L or P)")
     histogram = np.array(mask.histogram(), dtype=np.int64)
     wrong = sorted(set(np.flatnonzero(histogram).tolist()) - source.valid_ids)
     if wrong:

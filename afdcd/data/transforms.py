@@ -50,7 +50,7 @@ def augment(
 
 
 def photometric(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
-    """Scale brightness, the distance to the mean brightness, and the distance to grey; factor 1 changes nothing.
+    """Scale brightness, the distance to the mean brightness, and that to grey; factor 1 changes nothing.
 
     All three are linear, so they are one 3 x 4 matrix and one clip to 0..255.
     """

@@ -1,0 +1,32 @@
+"""A CamVid of a few random pixels, in either layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from afdcd.data.sources.camvid import LAYOUTS
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture
+def write_camvid() -> Writer:
+    def write(root: Path, layout: int = 0, suffix: str = ".jpg") -> Path:
+        rng = np.random.default_rng(5)
+        images, masks = LAYOUTS[layout]
+        for split, count in {"train": 3, "val": 2, "test": 1}.items():
+            for part in (images, masks):
+                (root / part.format(split=split)).mkdir(parents=True)
+            for number in range(count):
+                mask = rng.integers(0, 12, (6, 8), dtype=np.uint8)
+                image = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+                Image.fromarray(image).save(root / images.format(split=split) / f"{split}{number}{suffix}")
+                Image.fromarray(mask).save(root / masks.format(split=split) / f"{split}{number}.png")
+        return root
+
+    return write
