@@ -75,7 +75,7 @@ def compose(overrides: list[str], conf: Path = CONF) -> Composed:
         ) from error
     assert isinstance(values, dict)
     values.pop("preset")
-    checked = params.parse(yaml.safe_dump(values), "the composed params")
+    checked = params.parse(yaml.safe_dump(values, sort_keys=False), "the composed params")
     return Composed(overrides, _dump(checked.model_dump(mode="json")))
 
 
