@@ -116,6 +116,11 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], where: str) -> 
     return {key: getattr(valid, key) for key in model.model_fields}
 
 
+def checked_options(target: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options of the class "module:Class" checked against its constructor; the rest is as in `validated`."""
+    return validated(constructor_model(target), options, where)
+
+
 def class_constant(target: str, constant: str) -> Any:
     """The literal value of a class attribute of "module:Class" or of the nearest base that has it.
 

@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 from afdcd.config import Config, Recipe
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
-from afdcd.plugins import class_constant, constructor_model, require_known, validated
+from afdcd.plugins import checked_options, class_constant, require_known, validated
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -41,7 +41,7 @@ def check_recipe(recipe: Recipe, where: str) -> dict[str, CheckedMethod]:
         target = require_known(METHODS, name, f"distillation method in {where}:")
         options = dict(settings)
         weights = _check_weights(class_constant(target, "terms"), options.pop("weights", None), place)
-        options = validated(constructor_model(target), options, place)
+        options = checked_options(target, options, place)
         for term in weights:
             if term in owner:
                 raise UserError(f"{place}: {owner[term]} has a term {term!r} too; give one of them weight 0")

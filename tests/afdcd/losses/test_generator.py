@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from afdcd.losses.generator import MaskedGenerator, random_keep_mask
+
+
+def plain(generator: MaskedGenerator, features: Tensor, keep: Tensor) -> Tensor:
+    """The definition: align, mask, convolve, ReLU, convolve."""
+    aligned = features if generator.align is None else generator.align(features)
+    return generator.second(F.relu(generator.first(aligned * keep)))
+
+
+@pytest.mark.parametrize("channels", [(3, 8), (8, 8), (8, 5), (1, 2), (7, 8)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_equals_the_definition_with_all_gradients(
+    channels: tuple[int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(sum(channels))
+    generator = MaskedGenerator(*channels).to(dtype)
+    features = torch.randn(2, channels[0], 5, 7, dtype=dtype, requires_grad=True)
+    keep = random_keep_mask(torch.tensor([1, 2]), features, 0.5)
+    leaves = [features, *generator.parameters()]
+    out = [form(features, keep) for form in (generator, lambda x, k: plain(generator, x, k))]
+    torch.testing.assert_close(out[0], out[1], rtol=tolerance, atol=tolerance)
+    weights = torch.randn_like(out[0])
+    gradients = [torch.autograd.grad((x * weights).sum(), leaves) for x in out]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
+
+
+def test_folded_weights_are_composed_wide_under_autocast() -> None:
+    torch.manual_seed(0)
+    generator = MaskedGenerator(4, 16)
+    features = torch.randn(1, 4, 6, 6)
+    keep = random_keep_mask(torch.tensor([1]), features, 0.25)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = generator(features, keep)
+    wide = generator(features, keep)
+    assert narrow.dtype == torch.bfloat16
+    assert (narrow - wide).norm() / wide.norm() < 0.02
+
+
+def test_equal_channels_have_no_align() -> None:
+    assert {name for name, _ in MaskedGenerator(8, 8).named_children()} == {"first", "second"}
+
+
+def test_released_generator_has_76_55_million_parameters() -> None:
+    with torch.device("meta"):
+        generator = MaskedGenerator(512, 2048)
+    assert sum(p.numel() for p in generator.parameters()) == pytest.approx(76.55e6, rel=1e-4)
+
+
+def test_mask_drops_its_share_per_cell_and_not_per_channel() -> None:
+    features = torch.zeros(64, 3, 20, 25)
+    keep = random_keep_mask(torch.arange(64), features, 0.75)
+    assert keep.shape == (64, 1, 20, 25) and keep.dtype == torch.bool
+    assert keep.float().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 32_000) ** 0.5)
+    assert random_keep_mask(torch.arange(64), features, 0.0).all()
+    assert not random_keep_mask(torch.arange(64), features, 1.0).any()
+
+
+def test_mask_ratio_one_leaves_only_the_biases() -> None:
+    generator, keys = MaskedGenerator(3, 4), torch.tensor([1])
+    outs = []
+    for features in (torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)):
+        outs.append(generator(features, random_keep_mask(keys, features, 1.0)))
+    assert outs[0].equal(outs[1])
+
+
+def test_mask_ratio_zero_sees_every_cell() -> None:
+    generator = MaskedGenerator(3, 4)
+    features = torch.randn(1, 3, 4, 4, requires_grad=True)
+    generator(features, random_keep_mask(torch.tensor([1]), features, 0.0)).sum().backward()
+    assert (features.grad != 0).any(1).all()
