@@ -59,7 +59,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _create(name: str, options: dict[str, Any], output_stride: int) -> Any:
-    """timm's network, with dilation where its constructor offers it.
+    """The network of timm, with dilation where its constructor offers it.
 
     Networks without an `output_stride` argument have one fixed stride, which the caller compares.
     """
@@ -70,7 +70,7 @@ def _create(name: str, options: dict[str, Any], output_stride: int) -> Any:
             if "'output_stride'" not in str(error):
                 raise
             return timm.create_model(name, features_only=True, **options)
-    except (TypeError, ValueError, AssertionError, RuntimeError, NotImplementedError, AttributeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
         reason = str(error).strip() or "it refuses the combination"
         raise UserError(
             f"backbone {name!r} cannot be built with output_stride {output_stride} and backbone_options "

@@ -1,4 +1,4 @@
-"""The names of timm's backbones and of their options, read from its sources: a check costs no torch import."""
+"""The names of timm's backbones and their options, read from its sources: no torch import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from afdcd.plugins import nearest
 _REGISTERED = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
 _TAGGED = re.compile(r"""['"](\w+\.\w+)['"]\s*:""")
 
-RESERVED = frozenset({"features_only", "in_chans", "num_classes", "out_indices", "output_stride", "pretrained"})
+RESERVED = frozenset(
+    {"features_only", "in_chans", "num_classes", "out_indices", "output_stride", "pretrained"}
+)
 """Arguments of timm's constructors that a Segmenter sets itself."""
 
 
@@ -38,8 +40,9 @@ def _sources() -> tuple[Mapping[str, Path], frozenset[str]]:
 @functools.cache
 def _option_names(path: Path) -> frozenset[str]:
     """Every argument name in a module of timm: all that a backbone registered there may take."""
-    functions = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
-    return frozenset(arg.arg for node in functions for arg in (*node.args.args, *node.args.kwonlyargs)) - RESERVED
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    signatures = [node.args for node in nodes if isinstance(node, ast.FunctionDef)]
+    return frozenset(arg.arg for args in signatures for arg in (*args.args, *args.kwonlyargs)) - RESERVED
 
 
 def check_backbone(name: str, options: Mapping[str, Any]) -> None:
@@ -61,7 +64,7 @@ def check_backbone(name: str, options: Mapping[str, Any]) -> None:
         raise UserError(f"timm has no weights {name!r} for {architecture}; {nearest(name, weights)}")
     for option in options:
         if option in RESERVED:
-            raise UserError(f"backbone_options.{option} is set by the Segmenter itself; remove it from backbone_options")
+            raise UserError(f"backbone_options.{option} is set by the Segmenter itself; remove it there")
         valid = _option_names(architectures[architecture])
         if option not in valid:
             raise UserError(f"backbone {name!r} takes no option {option!r}; {nearest(option, valid)}")

@@ -45,17 +45,17 @@ def load_pretrained(backbone: Backbone, config: ModelConfig) -> None:
     if wrong:
         raise UserError(
             f"the weights in {path} do not fit backbone {config.backbone!r} with backbone_options "
-            f"{config.backbone_options}: {shortened(wrong)}; set pretrained: none or weights of this very network"
+            f"{config.backbone_options}: {shortened(wrong)}; set pretrained: none or other weights"
         )
     for name, tensor in wanted.items():
         if name in found:
             _copy(tensor, found[name])
     unused = len(found.keys() - wanted.keys())
-    logger.info("pretrained %s: %d tensors loaded from %s, %d left aside", config.backbone, len(needed), path, unused)
+    logger.info("%s: %d tensors loaded from %s, %d left aside", config.backbone, len(needed), path, unused)
 
 
 def _plain(name: str) -> str:
-    """A tensor's name without what timm's feature extractors change: dots of sequences, a wrapper's prefix."""
+    """A tensor's name without what feature extractors change: dots of sequences, a wrapper's prefix."""
     return name.removeprefix("model.").replace(".", "_")
 
 
@@ -64,7 +64,7 @@ def _copy(target: Tensor, source: Tensor) -> None:
 
 
 def _imagenet(name: str) -> Path:
-    """timm's ImageNet weights, from the hub's cache on this machine or downloaded.
+    """The ImageNet weights of timm, from the hub's cache on this machine or downloaded.
 
     Raises:
         UserError: there are none, or the hub cannot be reached.
@@ -72,7 +72,7 @@ def _imagenet(name: str) -> Path:
     known: Any = get_pretrained_cfg(name)
     repository = getattr(known, "hf_hub_id", None)
     if not repository:
-        raise UserError(f"timm offers no ImageNet weights for {name!r}; set pretrained: none or the path of a file")
+        raise UserError(f"timm has no ImageNet weights for {name!r}; set pretrained: none or a file's path")
     file = known.hf_hub_filename or WEIGHTS_FILE
     cached = huggingface_hub.try_to_load_from_cache(repository, file)
     if isinstance(cached, str):
@@ -86,6 +86,6 @@ def _imagenet(name: str) -> Path:
     except Exception as error:  # the hub's client raises its transport's errors, whichever that is
         reason = str(error).splitlines()[0].rstrip(". ") if str(error) else type(error).__name__
         raise UserError(
-            f"the ImageNet weights of {name!r} could not be downloaded ({reason}): fetch {url} on a machine with "
-            f"a network, put {file} anywhere here and set pretrained: PATH/{file}, or set pretrained: none"
+            f"the ImageNet weights of {name!r} could not be downloaded ({reason}): fetch {url} on a machine "
+            f"with a network and set pretrained: to the path of that {file}, or set pretrained: none"
         ) from error

@@ -1,4 +1,4 @@
-"""The network of this project: normalisation, backbone, head, classifier, and a training-only auxiliary head."""
+"""The network: normalisation, backbone, head, classifier, and a training-only auxiliary head."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Normalise(nn.Module):
         """(images - mean) / std of (B, 3, H, W), channels in the configured order."""
         values = images.to(self.mean.dtype)
         if self.bgr:
-            # Split and concatenation exist in every engine; a negative stride does not.
-            values = torch.cat(values.split(1, dim=1)[::-1], dim=1)
+            # Slices and concatenation exist in every engine; a negative stride does not.
+            values = torch.cat([values[:, 2:3], values[:, 1:2], values[:, 0:1]], dim=1)
         return (values - self.mean) / self.std
 
 
@@ -96,7 +96,7 @@ def build_segmenter(config: ModelConfig, num_classes: int) -> Segmenter:
     """A new network; the head's weights come from torch's global random state.
 
     Raises:
-        UserError: an unknown backbone or option, an impossible stride, weights that cannot be had or do not fit.
+        UserError: an unknown backbone or option, an impossible stride, weights missing or not fitting.
     """
     network = Segmenter(config, num_classes)
     load_pretrained(network.backbone, config)

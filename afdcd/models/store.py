@@ -71,7 +71,7 @@ def import_checkpoint(path: Path, config: ModelConfig, num_classes: int) -> Segm
     """A teacher that somebody else trained, in eval mode on the CPU.
 
     Args:
-        path: a folder of `save_trained`, or a .safetensors/.pth state dict of a Segmenter built from `config`.
+        path: a folder of `save_trained`, or a .safetensors/.pth state dict of a Segmenter.
         config: the network it must be; where its own card differs, the checkpoint is refused.
         num_classes: the classes of the data.
 

@@ -65,7 +65,7 @@ def _only_tensors(content: Any, path: Path) -> dict[str, Tensor]:
                 content = content[key]
         if content and all(isinstance(value, Tensor) for value in content.values()):
             return {str(name): value for name, value in content.items()}
-    raise UserError(f"weights file {path} holds no state dict (names with tensors); save model.state_dict() there")
+    raise UserError(f"weights file {path} holds no state dict of tensors; save model.state_dict() there")
 
 
 def mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], *, extra: bool) -> list[str]:

@@ -23,8 +23,9 @@ def check_statistics(module: nn.Module, x: Tensor) -> None:
     Raises:
         UserError: one image a step in training mode, without synchronised statistics over ranks.
     """
-    synchronised = any(isinstance(child, nn.SyncBatchNorm) for child in module.modules())
-    if module.training and x.shape[0] == 1 and not synchronised:
+    if not module.training or x.shape[0] > 1:
+        return
+    if not any(isinstance(child, nn.SyncBatchNorm) for child in module.modules()):
         raise UserError(
             "the head's global pooling cannot be trained on one image a step, its batch normalisation needs "
             "two or more: raise batch_size or micro_batch, or use fewer ranks"

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from contracts.segmenter import RGB, SegmenterContract, pictures
+
+from afdcd.config import ModelConfig
+from afdcd.errors import UserError
+from afdcd.models.segmenter import Segmenter, build_segmenter
+
+Narrow = Callable[..., ModelConfig]
+
+
+def small(backbone: str, head: str, stride: int = 8, **options: Any) -> ModelConfig:
+    return ModelConfig(
+        backbone=backbone,
+        backbone_options=options,
+        output_stride=stride,
+        head=head,
+        head_channels=16,
+        atrous_rates=(3, 6, 9),
+        dropout=0.1,
+        auxiliary=True,
+        pretrained="none",
+        normalisation=RGB,
+    )
+
+
+CHANNELS = [8, 16, 32, 64]
+
+
+class TestResNetDeepLabV3(SegmenterContract):
+    config = small("resnet18", "deeplabv3", channels=CHANNELS, stem_width=8)
+
+
+class TestResNetPSP(SegmenterContract):
+    config = small("resnet18", "psp", channels=CHANNELS, stem_type="deep", stem_width=8)
+
+
+class TestBottleneckAtStride16(SegmenterContract):
+    config = small("resnet26", "deeplabv3", stride=16, channels=CHANNELS, stem_type="deep", stem_width=8)
+
+
+class TestMobileNetDeepLabV3(SegmenterContract):
+    config = small("mobilenetv2_035", "deeplabv3")
+
+
+class TestMobileNetPSP(SegmenterContract):
+    config = small("mobilenetv2_035", "psp", stride=32)
+
+
+def test_the_demo_teacher_is_a_narrower_resnet(narrow: Narrow) -> None:
+    options = {"channels": [32, 64, 128, 256], "stem_width": 32}
+    assert build_segmenter(narrow(backbone_options=options), 9).channels.features == (32, 64, 128, 256)
+
+
+def test_normalisation_subtracts_mean_and_divides_by_deviation(network: Segmenter) -> None:
+    images = pictures(1, 8, 8)
+    values = network.normalise(images)
+    for channel in range(3):
+        expected = (images[:, channel].double() - RGB.mean[channel]) / RGB.std[channel]
+        torch.testing.assert_close(values[:, channel].double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_normalisation_is_settings_not_weights(network: Segmenter) -> None:
+    assert not [name for name in network.state_dict() if name.startswith("normalise")]
+
+
+@pytest.mark.parametrize("head", ["deeplabv3", "psp"])
+def test_one_image_a_step_is_refused_in_training(narrow: Narrow, head: str) -> None:
+    network = build_segmenter(narrow(head=head), 5)
+    with pytest.raises(UserError, match="one image a step.*raise batch_size or micro_batch"):
+        network(pictures(1, 32, 32))
+
+
+def test_a_network_without_auxiliary_head_has_no_auxiliary_logits(narrow: Narrow) -> None:
+    network = build_segmenter(narrow(auxiliary=False), 5)
+    assert network(pictures(2, 32, 32)).aux is None
+
+
+def test_same_seed_same_weights(narrow: Narrow) -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_segmenter(narrow(), 5).state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
