@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import shutil
 from pathlib import Path
 
@@ -111,3 +112,8 @@ def test_vanished_image_is_one_sentence_also_from_a_worker(prepared, tmp_path, w
     with pytest.raises(UserError) as caught:
         batches(manifest, workers=workers)
     assert "train_000.png could be read by prepare" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_batches_survive_the_way_to_a_spawned_worker(manifest: Manifest) -> None:
+    made = loader._Batches(manifest, AUGMENT, 4, 3, range(4), 0)
+    assert same([pickle.loads(pickle.dumps(made)).make(1)], [batches(manifest)[1]])

@@ -7,7 +7,7 @@ import pytest
 from contracts.source import SourceContract
 
 from afdcd.config import DatasetConfig
-from afdcd.data.manifest import DatasetInfo
+from afdcd.data.manifest import DatasetInfo, Manifest
 from afdcd.data.prepare import prepare
 from afdcd.data.sources import open_source
 from afdcd.data.sources.camvid import CamVid
@@ -80,3 +80,10 @@ def test_real_images_have_the_known_counts(real: DatasetInfo) -> None:
 def test_real_images_have_the_known_frequencies(real: DatasetInfo, split, percent) -> None:
     pixels = np.array(real.class_pixels[split])
     np.testing.assert_allclose(pixels / pixels.sum(), np.array(percent) / 100, atol=1e-3)
+
+
+@pytest.mark.camvid
+def test_real_images_have_the_known_median_frequency_weights(real: DatasetInfo) -> None:
+    weights = Manifest(Path(), real, [], "").class_weights("median")
+    known = (0.279, 0.202, 4.79, 0.149, 1.00, 0.422, 3.85, 1.97, 0.789, 6.37, 8.86)
+    np.testing.assert_allclose(weights / weights[4], known, rtol=5e-3)
