@@ -1,0 +1,206 @@
+"""What stands on the pavement: lamp posts, poles, bollards, signs, traffic lights and fences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.classes import FENCE, POLE, SIGN
+from afdcd.data.streets.facades import plain
+from afdcd.data.streets.light import Colour
+from afdcd.data.streets.noise import Grain
+
+_METALS: tuple[Colour, ...] = ((128, 132, 134), (92, 96, 98), (160, 162, 160), (62, 70, 68), (178, 176, 168))
+_WOODS: tuple[Colour, ...] = ((132, 104, 76), (108, 86, 66), (156, 130, 96), (92, 82, 72))
+_RED, _WHITE, _BLUE, _GREEN, _YELLOW, _BLACK = (
+    (190.0, 36.0, 38.0),
+    (236.0, 236.0, 232.0),
+    (36.0, 76.0, 156.0),
+    (36.0, 104.0, 76.0),
+    (226.0, 178.0, 44.0),
+    (38.0, 38.0, 40.0),
+)
+
+
+@dataclass(frozen=True)
+class Pole:
+    """A post at (x, z), `half` of its thickness in metres; `arm` reaches sideways from its top, 0 for none."""
+
+    x: float
+    z: float
+    height: float
+    half: float
+    arm: float
+    albedo: Colour
+
+    def shadow(self, canvas: Canvas) -> None:
+        """Cast its shadow."""
+        canvas.cast([(self.x - self.half, self.z), (self.x + self.half, self.z)], self.height)
+
+    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+        """Paint a dark and a light half, the arm, and a lamp at its end."""
+        light, x, z, top = canvas.light, self.x, self.z, self.height
+        lit = light.cosine(0, 0, -1)
+        thin = 0.7 * self.half if self.arm else self.half
+        body = [(x - self.half, 0.0, z), (x + self.half, 0.0, z), (x + thin, top, z), (x - thin, top, z)]
+        canvas.polygon(body, self.albedo, 0.6 * lit, POLE)
+        side = self.half if light.toward[0] > 0 else -self.half
+        bright = [(x, 0.0, z), (x + side, 0.0, z), (x + 0.8 * side, top, z), (x, top, z)]
+        canvas.polygon(bright, self.albedo, 0.3 + lit, None)
+        if self.arm:
+            end = x + self.arm
+            beam = [(x, top - 0.16, z), (x, top, z), (end, top + 0.3, z), (end, top + 0.14, z)]
+            canvas.polygon(beam, self.albedo, lit, POLE)
+            tip = end + (0.6 if self.arm > 0 else -0.6)
+            lamp = [(end, top + 0.1, z), (end, top + 0.36, z), (tip, top + 0.32, z), (tip, top + 0.12, z)]
+            canvas.polygon(lamp, (206, 206, 196), lit, POLE)
+
+
+def choose_pole(rng: Generator, x: float, z: float, inward: int) -> Pole:
+    """Draw a lamp post, a plain pole or a bollard; arms reach `inward` (-1 or 1) over the road."""
+    kind = str(rng.choice(("lamp", "mast", "bollard"), p=(0.6, 0.3, 0.1)))
+    palette = _METALS if kind != "mast" or rng.random() < 0.5 else _WOODS
+    albedo = palette[int(rng.integers(len(palette)))]
+    if kind == "bollard":
+        return Pole(x, z, rng.uniform(0.9, 1.15), rng.uniform(0.09, 0.13), 0.0, albedo)
+    half = rng.uniform(0.085, 0.14)
+    return Pole(x, z, rng.uniform(5, 8.5), half, inward * rng.uniform(0.9, 2.0) if kind == "lamp" else 0.0, albedo)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A traffic sign on its post; `size` is half its width in metres."""
+
+    x: float
+    z: float
+    height: float
+    size: float
+    kind: str
+
+    def shadow(self, canvas: Canvas) -> None:
+        """Cast the shadow of post and plate."""
+        canvas.cast([(self.x - 0.05, self.z), (self.x + 0.05, self.z)], self.height)
+        canvas.cast([(self.x - self.size, self.z), (self.x + self.size, self.z)], self.height, self.height - 2 * self.size)
+
+    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+        """Paint post and plate."""
+        x, z, a, y = self.x, self.z, self.size, self.height - self.size
+        lit = 0.2 + 0.8 * canvas.light.cosine(0, 0, -1)
+        post = [(x - 0.055, 0.0, z), (x + 0.055, 0.0, z), (x + 0.055, self.height, z), (x - 0.055, self.height, z)]
+        canvas.polygon(post, (140, 142, 142), lit, POLE)
+
+        def box(w: float, low: float, high: float, albedo: Colour, label: int | None) -> None:
+            canvas.polygon([(x - w, low, z), (x + w, low, z), (x + w, high, z), (x - w, high, z)], albedo, lit, label)
+
+        def triangle(r: float, up: float, albedo: Colour, label: int | None) -> None:
+            points = [(x - r, y - 0.75 * r * up, z), (x + r, y - 0.75 * r * up, z), (x, y + r * up, z)]
+            canvas.polygon(points, albedo, lit, label)
+
+        if self.kind == "limit":
+            canvas.disc((x, y, z), (a, a), _RED, lit, SIGN)
+            canvas.disc((x, y, z), (0.68 * a, 0.68 * a), _WHITE, lit, None)
+            box(0.3 * a, y - 0.3 * a, y + 0.3 * a, _BLACK, None)
+        elif self.kind == "no_entry":
+            canvas.disc((x, y, z), (a, a), _RED, lit, SIGN)
+            box(0.65 * a, y - 0.17 * a, y + 0.17 * a, _WHITE, None)
+        elif self.kind == "order":
+            canvas.disc((x, y, z), (a, a), _BLUE, lit, SIGN)
+            box(0.14 * a, y - 0.55 * a, y + 0.5 * a, _WHITE, None)
+        elif self.kind in ("warning", "yield"):
+            up = 1.0 if self.kind == "warning" else -1.0
+            triangle(1.15 * a, up, _RED, SIGN)
+            triangle(0.72 * a, up, _WHITE, None)
+        elif self.kind == "guide":
+            box(1.9 * a, y - 0.8 * a, y + 0.8 * a, _GREEN, SIGN)
+            box(1.5 * a, y + 0.15 * a, y + 0.4 * a, _WHITE, None)
+            box(1.2 * a, y - 0.4 * a, y - 0.15 * a, _WHITE, None)
+        elif self.kind == "priority":
+            canvas.polygon([(x - a, y, z), (x, y + a, z), (x + a, y, z), (x, y - a, z)], _WHITE, lit, SIGN)
+            b = 0.68 * a
+            canvas.polygon([(x - b, y, z), (x, y + b, z), (x + b, y, z), (x, y - b, z)], _YELLOW, lit, None)
+        else:
+            box(a, y - a, y + a, _BLUE, SIGN)
+            box(0.35 * a, y - 0.6 * a, y + 0.6 * a, _WHITE, None)
+
+
+_SIGN_KINDS = ("limit", "no_entry", "order", "warning", "yield", "guide", "priority", "parking")
+
+
+def choose_sign(rng: Generator, x: float, z: float) -> Sign:
+    """Draw a traffic sign."""
+    return Sign(x, z, rng.uniform(2.5, 3.4), rng.uniform(0.36, 0.55), str(rng.choice(_SIGN_KINDS)))
+
+
+@dataclass(frozen=True)
+class TrafficLight:
+    """A traffic light on its post; the housing counts as a sign."""
+
+    x: float
+    z: float
+    lit: int
+
+    def shadow(self, canvas: Canvas) -> None:
+        """Cast its shadow."""
+        canvas.cast([(self.x - 0.1, self.z), (self.x + 0.1, self.z)], 3.6)
+
+    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+        """Paint post, housing and three lamps of which one shines."""
+        x, z = self.x, self.z
+        facing = canvas.light.cosine(0, 0, -1)
+        canvas.polygon([(x - 0.08, 0.0, z), (x + 0.08, 0.0, z), (x + 0.08, 2.8, z), (x - 0.08, 2.8, z)], (104, 108, 110), facing, POLE)
+        housing = [(x - 0.27, 2.6, z), (x + 0.27, 2.6, z), (x + 0.27, 3.75, z), (x - 0.27, 3.75, z)]
+        canvas.polygon(housing, (46, 50, 48), facing, SIGN)
+        for place, albedo in enumerate(((238.0, 52.0, 40.0), (240.0, 180.0, 44.0), (60.0, 214.0, 120.0))):
+            glow = 1.0 if place == self.lit else 0.25
+            lamp = (albedo[0] * glow, albedo[1] * glow, albedo[2] * glow)
+            canvas.disc((x, 3.53 - 0.35 * place, z), (0.14, 0.14), lamp, 0.8, None)
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A fence along the street on the plane `x`; what shows through its gaps still counts as fence."""
+
+    x: float
+    span: tuple[float, float]
+    height: float
+    kind: str
+    albedo: Colour
+
+    @property
+    def z(self) -> float:
+        """Distance of its near end."""
+        return self.span[0]
+
+    def shadow(self, canvas: Canvas) -> None:
+        """Cast its shadow."""
+        canvas.cast([(self.x, self.span[0]), (self.x, self.span[1])], self.height)
+
+    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+        """Paint boards, pickets or bars, eight columns of texture to the metre."""
+        light, side = canvas.light, 1 if self.x > 0 else -1
+        columns = max(4, int(8 * (self.span[1] - self.span[0])))
+        picture = plain(light.soil(self.albedo), 16, columns, 0.05, grain, rng)
+        place = np.arange(columns)
+        if self.kind == "boards":
+            picture[:, place % 3 == 0] *= np.float32(0.7)
+        else:
+            gap = place % 2 == 1 if self.kind == "bars" else place % 3 == 2
+            picture[3:13, gap] *= np.float32(0.34)
+            picture[:3, gap] *= np.float32(0.62)
+        picture[:1] *= np.float32(1.15)
+        posts = place % 16 == 0
+        picture[:, posts] *= np.float32(0.82)
+        picture *= np.float32(light.factor(0.12 + light.cosine(-side, 0, 0)))
+        canvas.wall(self.x, self.span, (0.0, self.height), picture, FENCE)
+
+
+def choose_fence(rng: Generator, x: float, span: tuple[float, float]) -> Fence:
+    """Draw a fence on the plane `x`."""
+    kind = str(rng.choice(("boards", "pickets", "bars"), p=(0.35, 0.3, 0.35)))
+    painted = kind == "pickets" and rng.random() < 0.6
+    palette = ((226.0, 224.0, 216.0),) if painted else (_METALS if kind == "bars" else _WOODS)
+    height = rng.uniform(1.4, 2.0) if kind == "boards" else rng.uniform(0.95, 1.5)
+    return Fence(x, span, height, kind, palette[int(rng.integers(len(palette)))])

@@ -1,0 +1,86 @@
+"""From a seed to an image and its mask."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from afdcd.config import Size
+from afdcd.data.streets.camera import Camera
+from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.classes import TO_NINE, ClassCount
+from afdcd.data.streets.ground import paint_ground
+from afdcd.data.streets.light import paint_sky
+from afdcd.data.streets.noise import Floats, Grain
+from afdcd.data.streets.plan import Scene, plan_scene
+
+Bytes = NDArray[np.uint8]
+
+_SUPER = 2
+"""Canvas pixels per image pixel, along each axis."""
+
+# how strongly fine noise shows on each class (sky .. bicyclist)
+_TEXTURE = np.array([0.0, 0.012, 0.02, 0.012, 0.014, 0.06, 0.012, 0.03, 0.015, 0.03, 0.03], dtype=np.float32)
+
+
+def render(seed: int, *, size: Size, difficulty: float, classes: ClassCount) -> tuple[Bytes, Bytes]:
+    """Render one street scene: the same arguments give the same bits, in whatever process.
+
+    Args:
+        seed: number of the scene, 0 or more; every size shows the same scene.
+        size: (height, width) of the image in pixels.
+        difficulty: 0..1; scales noise, shadows, clutter, distances and how alike the classes look.
+        classes: 11 for CamVid's ids, 9 for those with poles and signs, pedestrians and cyclists merged.
+
+    Returns:
+        The RGB image (H, W, 3) and the class ids (H, W), both uint8.
+    """
+    plan_rng, draw_rng, grain_rng, film_rng = np.random.default_rng(seed).spawn(4)
+    scene = plan_scene(plan_rng, difficulty)
+    canvas = _paint(scene, size, draw_rng, Grain(grain_rng), grain_rng)
+    mask = np.asarray(canvas.mask)[_SUPER // 2 :: _SUPER, _SUPER // 2 :: _SUPER].copy()
+    image = _expose(np.asarray(canvas.image.reduce(_SUPER)), mask, film_rng, difficulty)
+    return image, TO_NINE[mask] if classes == 9 else mask
+
+
+def _paint(scene: Scene, size: Size, rng: Generator, grain: Grain, sky_rng: Generator) -> Canvas:
+    """Paint sky, ground and things on a canvas `_SUPER` times the size."""
+    height, width = size[0] * _SUPER, size[1] * _SUPER
+    view = scene.view
+    # the square root keeps the same share of the street in view for tall and for wide images
+    focal = view.focal * math.sqrt(2 * height * width)
+    camera = Camera(width, height, focal, view.across * width, view.down * height, view.eye)
+    canvas = Canvas(camera, scene.light)
+    canvas.image.paste(Image.fromarray(paint_sky(scene.light, sky_rng, height, width, round(camera.cy))))
+    for layer in scene.layers:
+        for thing in layer:
+            thing.shadow(canvas)
+    paint_ground(canvas, scene.street, grain, rng)
+    for layer in scene.layers:
+        for thing in sorted(layer, key=lambda thing: -thing.z):
+            thing.draw(canvas, grain, rng)
+    return canvas
+
+
+def _expose(picture: Bytes, mask: Bytes, rng: Generator, difficulty: float) -> Bytes:
+    """What the camera adds: texture below its resolution, vignette, white balance, contrast, sensor noise."""
+    height, width = mask.shape
+    warmth, tint = rng.normal(0, 0.035), rng.normal(0, 0.012)
+    balance = np.array([1 + warmth, 1 + tint, 1 - warmth], dtype=np.float32)
+    gamma, contrast, lift = rng.uniform(0.85, 1.2), rng.uniform(0.86, 1.12), rng.normal(0, 0.02)
+    noise = 0.045 * difficulty * rng.uniform(0.5, 1.0)
+    shot = rng.standard_normal((height, width), dtype=np.float32)
+    image: Floats = picture.astype(np.float32) * np.float32(1 / 255)
+    image *= (1 + _TEXTURE[mask] * np.float32(0.5 + difficulty) * shot)[..., None]
+    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    image *= (1 - np.float32(0.07) * (rows * rows + columns * columns))[..., None] * balance
+    np.clip(image, 0, 1, out=image)
+    np.power(image, np.float32(gamma), out=image)
+    image = (image - np.float32(0.5)) * np.float32(contrast) + np.float32(0.5 + lift)
+    image += np.float32(noise) * rng.standard_normal(image.shape, dtype=np.float32)
+    return (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
