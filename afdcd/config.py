@@ -32,7 +32,7 @@ class DatasetConfig(Config):
 
     name: str
     root: str
-    seed: int
+    seed: Annotated[int, Field(ge=0)]
     options: dict[str, Any]
 
 
