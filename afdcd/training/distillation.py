@@ -1,0 +1,74 @@
+"""Distillation as a task: a frozen teacher beside a learner of student, adapters and objective."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from afdcd.data.loader import Batch
+from afdcd.losses.method import ParamGroup, Target
+from afdcd.losses.objective import Objective, furthest
+from afdcd.models.output import SegOutput
+from afdcd.models.segmenter import Segmenter
+from afdcd.training.task import Precision, Share, Supervision, Terms, weighted, with_loss
+
+
+class DistillationLearner(nn.Module):
+    """Student, adapters and objective as one module, so that DDP sees one forward pass."""
+
+    def __init__(self, student: Segmenter, supervision: Supervision, objective: Objective) -> None:
+        super().__init__()
+        self.student = student
+        self.supervision = supervision
+        self.objective = objective
+        self.stop = furthest(["logits", objective.student_stop])
+
+    def forward(self, images: Tensor, target: Target, teacher: SegOutput, share: Share) -> Terms:
+        """Images (B, 3, H, W) and the teacher's output to terms."""
+        output = self.student(images, stop=self.stop)
+        supervised, weights = self.supervision(output, target.labels)
+        terms = weighted(supervised, weights, share.labels)
+        terms |= weighted(self.objective(output, teacher, target), self.objective.weights, share.images)
+        side = self.objective.side_losses(output, teacher, target)
+        return with_loss(terms | weighted(side, dict.fromkeys(side, 1.0), share.images))
+
+
+class DistillationTask:
+    """A student learns from labels and from a frozen teacher.
+
+    The teacher stays outside the learner, in eval mode, without gradients, and stops where the objective
+    allows. Its terms are means over images, so a part of a batch counts by its number of images.
+    """
+
+    def __init__(
+        self,
+        student: Segmenter,
+        teacher: Segmenter,
+        objective: Objective,
+        supervision: Supervision,
+        precision: Precision,
+        teacher_precision: Precision,
+    ) -> None:
+        self.student = student
+        self.supervision = supervision
+        self.objective = objective
+        self.precision = precision
+        self.learner: nn.Module = DistillationLearner(student, supervision, objective)
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._teacher_precision = teacher_precision
+
+    def groups(self) -> list[ParamGroup]:
+        """The student's parameters, then those of the methods."""
+        return [ParamGroup(list(self.student.parameters()), clip=False), *self.objective.param_groups()]
+
+    def mass(self, labels: Tensor) -> Tensor:
+        """Sum of the class weights of all labelled pixels of (B, H, W)."""
+        return self.supervision.mass(labels)
+
+    def losses(self, learner: nn.Module, batch: Batch, share: Share) -> Terms:
+        """Terms `ce`, `auxiliary` and those of the methods, of one part of a batch."""
+        with torch.no_grad(), self._teacher_precision.context():
+            teacher = self._teacher(batch.images, stop=self.objective.teacher_stop)
+        with self.precision.context():
+            terms: Terms = learner(batch.images, Target(batch.labels.long(), batch.keys), teacher, share)
+        return terms

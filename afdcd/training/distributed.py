@@ -1,0 +1,101 @@
+"""Several processes as torchrun starts them; one process is the plain case and costs nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from afdcd.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers, and the device that it works on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one process that writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor added up over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def minimum(self, tensor: Tensor) -> Tensor:
+        """The smallest value over all processes, element by element, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+        return tensor
+
+    def spread_buffers(self, module: nn.Module) -> None:
+        """Give every process the buffers (running statistics) of the first."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over all processes."""
+        return DistributedDataParallel(module, gradient_as_bucket_view=True) if self.size > 1 else module
+
+
+def pick_device(wish: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:
+    """The device of this process.
+
+    Raises:
+        UserError: CUDA is asked for and there is none, or there are fewer GPUs than processes.
+    """
+    if wish == "cpu" or (wish == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("runtime.device is cuda, but torch sees no GPU here; set runtime.device: auto")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} has no GPU of its own: torch sees {torch.cuda.device_count()}; "
+            "lower runtime.processes"
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def join(wish: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
+    """Join the processes that torchrun started (its own variables say how many), or be the only one.
+
+    NCCL connects GPUs, gloo connects CPUs. On leaving, the group is dissolved.
+
+    Raises:
+        UserError: the wished device is not there.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    device = pick_device(wish, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    cuda = device.type == "cuda"
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    try:
+        yield World(rank, size, device)
+    finally:
+        dist.destroy_process_group()

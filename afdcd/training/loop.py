@@ -1,0 +1,300 @@
+"""The training loop: steps, readings, validation, checkpoints. It knows nothing of distillation."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from afdcd.config import PracticeConfig, ScheduleConfig
+from afdcd.data.loader import Batch
+from afdcd.errors import UserError
+from afdcd.models.segmenter import Segmenter
+from afdcd.training.checkpoint import (
+    Checkpoint,
+    RunFolder,
+    Tensors,
+    load_optimiser,
+    optimiser_tensors,
+    prefixed,
+    under,
+)
+from afdcd.training.curve import Row, row
+from afdcd.training.distributed import World
+from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr
+from afdcd.training.progress import Progress
+from afdcd.training.randomness import reseed
+from afdcd.training.rehearsal import memory_errors, rehearse, share_of
+from afdcd.training.stopping import StopRequest
+from afdcd.training.task import Share, Task, Terms
+from afdcd.training.watch import TermWatch, require_finite
+
+logger = logging.getLogger(__name__)
+
+READINGS = 100
+"""Rows of a curve, about."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one network is trained; everything in it changes the result."""
+
+    schedule: ScheduleConfig
+    practice: PracticeConfig
+    seed: int
+
+
+class Best(NamedTuple):
+    """The student's weights with the highest mIoU on val so far."""
+
+    iteration: int
+    val_miou: float
+    weights: Tensors
+
+
+class Outcome(NamedTuple):
+    """What a finished training leaves; the student holds the best weights."""
+
+    best_iteration: int
+    val_miou: float
+    """0..1."""
+    seconds: float
+    rows: list[Row]
+
+
+class Training:
+    """One network's training, from its last checkpoint (or the start) to its end."""
+
+    def __init__(
+        self,
+        task: Task,
+        plan: Plan,
+        *,
+        batches: Callable[[int, int], Iterator[Batch]],
+        validate: Callable[[Segmenter], float],
+        folder: RunFolder,
+        world: World,
+        display: Progress,
+    ) -> None:
+        """Lay out memory, rehearse one step, and restore the last checkpoint.
+
+        Args:
+            task: what is trained; its networks are on the world's device.
+            plan: the settings.
+            batches: (start, stop) to this process's batches of these iterations.
+            validate: the student's mIoU on val, 0..1; called by all processes together.
+            folder: where the checkpoint lies.
+            world: the processes.
+            display: where progress is shown.
+
+        Raises:
+            UserError: settings that cannot work, lack of memory, or an unreadable checkpoint.
+        """
+        self.task, self.plan, self.world = task, plan, world
+        self._batches, self._validate, self._folder, self._display = batches, validate, folder, display
+        schedule, practice = plan.schedule, plan.practice
+        self._images, self._part = share_of(schedule.batch_size, world.size, practice.micro_batch)
+        if practice.channels_last:
+            task.learner.to(memory_format=torch.channels_last)
+        rehearse(task, self._part, practice.augment.crop, world.device)
+        groups = task.groups()
+        self._adapters = [p for group in groups if group.clip for p in group.parameters if p.requires_grad]
+        self._optimiser = build_optimiser(schedule.optimiser, groups)
+        self._watch = TermWatch(world)
+        self._rows: list[Row] = []
+        self._best: Best | None = None
+        self._seconds = 0.0
+        self._saved: int | None = None
+        self._done = 0
+        self._restore()
+        self._learner = world.wrap(task.learner)
+        self._timed, self._since = self._done, time.monotonic()
+
+    def run(self, request: StopRequest) -> Outcome:
+        """Train to the end.
+
+        Raises:
+            UserError: a stop was asked for (the state is saved), a loss is no number any more (the last
+                good checkpoint is kept), the disk is full, or memory does not suffice.
+        """
+        last = self.plan.schedule.iterations
+        self.task.learner.train()
+        for batch in self._batches(self._done, last):
+            self._step(self._done, batch)
+            self._done += 1
+            if self._reading_due(request):
+                self._read(self._stop_agreed(request))
+        assert self._best is not None, "the last iteration is always validated"
+        self.task.student.load_state_dict(self._best.weights)
+        self._require_equal_weights()
+        return Outcome(self._best.iteration, self._best.val_miou, self._seconds, self._rows)
+
+    def _step(self, iteration: int, batch: Batch) -> None:
+        """One update; parts of the batch and processes add up to the loss of the global batch."""
+        optimiser = self.plan.schedule.optimiser
+        set_lr(self._optimiser, poly_lr(optimiser, iteration, self.plan.schedule.iterations))
+        reseed(self.plan.seed, iteration, self.world.rank)
+        self._optimiser.zero_grad()
+        batch = self._moved(batch)
+        mass = self.world.sum(self.task.mass(batch.labels)) / self.world.size
+        mass = mass.clamp_min(torch.finfo(mass.dtype).tiny)
+        terms: Terms = {}
+        with memory_errors(self._part, self.plan.practice.augment.crop):
+            for first in range(0, self._images, self._part):
+                part = Batch(*(tensor[first : first + self._part] for tensor in batch))
+                share = Share(self._part / self._images, self.task.mass(part.labels) / mass)
+                with self._quiet(self._images - first > self._part):
+                    found = self.task.losses(self._learner, part, share)
+                    found["loss"].backward()  # type: ignore[no-untyped-call]
+                terms = {name: terms.get(name, 0.0) + value.detach() for name, value in found.items()}
+        clip_adapters(self._adapters, optimiser.clip_adapters)
+        self._optimiser.step()
+        self._watch.add(iteration, terms)
+
+    def _moved(self, batch: Batch) -> Batch:
+        """The batch on the device."""
+        layout = torch.channels_last if self.plan.practice.channels_last else torch.contiguous_format
+        if self.world.device.type == "cuda":
+            batch = Batch(*(tensor.pin_memory() for tensor in batch))
+        images = batch.images.to(self.world.device, non_blocking=True, memory_format=layout)
+        rest = (tensor.to(self.world.device, non_blocking=True) for tensor in (batch.labels, batch.keys))
+        return Batch(images, *rest)
+
+    def _quiet(self, more: bool) -> AbstractContextManager[None]:
+        """Gradients of several processes are averaged in the last part's backward pass only."""
+        if more and isinstance(self._learner, DistributedDataParallel):
+            return self._learner.no_sync()
+        return nullcontext()
+
+    def _due(self, every: int) -> bool:
+        return self._done % every == 0 or self._done == self.plan.schedule.iterations
+
+    def _reading_due(self, request: StopRequest) -> bool:
+        schedule, practice = self.plan.schedule, self.plan.practice
+        often = max(1, min(100, schedule.iterations // READINGS))
+        alone = self.world.size == 1 and request.asked
+        return alone or any(map(self._due, (often, schedule.validate_every, practice.checkpoint_every)))
+
+    def _stop_agreed(self, request: StopRequest) -> bool:
+        """Whether any process was asked to stop."""
+        return bool(self.world.sum(torch.tensor(float(request.asked), device=self.world.device)).item())
+
+    def _read(self, stop: bool) -> None:
+        """Look at the losses; validate, save and stop where it is time."""
+        try:
+            figures = self._watch.read()
+            require_finite(self._state().values(), self._done)
+        except UserError as error:
+            kept = (
+                f"the checkpoint of iteration {self._saved} is kept in {self._folder.path}"
+                if self._saved
+                else "no checkpoint had been written yet"
+            )
+            raise UserError(f"{error} ({kept})") from None
+        took = time.monotonic() - self._since
+        pace = (self._done - self._timed) * self.plan.schedule.batch_size / max(took, 1e-9)
+        self._seconds += took
+        if self._due(self.plan.schedule.validate_every):
+            figures["val_miou"] = self._validated()
+        rate = poly_lr(self.plan.schedule.optimiser, self._done - 1, self.plan.schedule.iterations)
+        self._rows.append(row(self._done, self._seconds, rate, pace, figures))
+        self._display.show(
+            self._done, {k: v for k, v in figures.items() if not k.startswith("weighted/")}, pace
+        )
+        if stop or self._due(self.plan.practice.checkpoint_every):
+            self._save()
+        if stop and self._done < self.plan.schedule.iterations:
+            raise UserError(
+                f"stopped as asked after iteration {self._done} of {self.plan.schedule.iterations}; "
+                "the state is saved, run the same command again to go on"
+            )
+        self._timed, self._since = self._done, time.monotonic()
+
+    def _validated(self) -> float:
+        """Score on val; the best weights so far are kept in memory."""
+        began = time.monotonic()
+        self.world.spread_buffers(self.task.learner)
+        miou = self._validate(self.task.student)
+        if self._best is None or miou > self._best.val_miou:
+            state = self.task.student.state_dict()
+            weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+            self._best = Best(self._done, miou, weights)
+        self._seconds += time.monotonic() - began
+        return miou
+
+    def _state(self) -> Tensors:
+        return dict(self.task.learner.state_dict())
+
+    def _save(self) -> None:
+        """Write the checkpoint; the first process alone does."""
+        self.world.spread_buffers(self.task.learner)
+        self._saved = self._done
+        if not self.world.leads:
+            return
+        tensors = prefixed("learner", self._state())
+        tensors |= prefixed("optimiser", optimiser_tensors(self._optimiser, self.task.learner))
+        best = None
+        if self._best is not None:
+            tensors |= prefixed("best", self._best.weights)
+            best = {"iteration": self._best.iteration, "val_miou": self._best.val_miou}
+        facts = {
+            "iteration": self._done,
+            "seconds": self._seconds,
+            "rows": self._rows,
+            "best": best,
+            "threads": torch.get_num_threads(),
+            "processes": self.world.size,
+        }
+        self._folder.save(Checkpoint(tensors, facts))
+
+    def _restore(self) -> None:
+        """Go on from the last checkpoint, if there is one.
+
+        Raises:
+            UserError: it cannot be read, or the processes do not all see it.
+        """
+        checkpoint = self._folder.load()
+        found = float(checkpoint.facts["iteration"]) if checkpoint else 0.0
+        seen = self.world.sum(torch.tensor([found], device=self.world.device)).item()
+        if seen != found * self.world.size:
+            raise UserError(
+                "the processes do not see the same checkpoint; "
+                f"put {self._folder.path.parent} on a disk that they share"
+            )
+        if checkpoint is None:
+            return
+        tensors, facts = checkpoint
+        self.task.learner.load_state_dict(under("learner", tensors))
+        load_optimiser(self._optimiser, self.task.learner, under("optimiser", tensors))
+        if (best := facts["best"]) is not None:
+            self._best = Best(best["iteration"], best["val_miou"], under("best", tensors))
+        self._done = self._saved = facts["iteration"]
+        self._seconds, self._rows = facts["seconds"], facts["rows"]
+        if self.world.device.type == "cpu" and facts["threads"] != torch.get_num_threads():
+            torch.set_num_threads(facts["threads"])
+            logger.info("going on with %d thread(s) as before: sums then round alike", facts["threads"])
+        logger.info("going on from iteration %d (%s)", self._done, self._folder.file)
+
+    def _require_equal_weights(self) -> None:
+        """Refuse to end with processes that hold different weights: that would be a bug of ours.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        digest = hashlib.sha256()
+        parameters: Iterator[tuple[str, nn.Parameter]] = self.task.learner.named_parameters()
+        for _, parameter in parameters:
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        number = int.from_bytes(digest.digest()[:7], "big")
+        ends: Tensor = torch.tensor([number, -number], device=self.world.device)
+        low, high = self.world.minimum(ends).tolist()
+        if low != -high:
+            raise RuntimeError("the processes ended with different weights")

@@ -1,0 +1,66 @@
+"""Stage distill: a student that learns from labels and from the teacher, by a recipe."""
+
+from __future__ import annotations
+
+from afdcd.config import IGNORE_INDEX, Recipe
+from afdcd.errors import UserError
+from afdcd.losses.method import Context
+from afdcd.losses.objective import build_objective
+from afdcd.models.store import load_trained
+from afdcd.training.distillation import DistillationTask
+from afdcd.training.first_phase import FIRST_PHASE, load_first_phase
+from afdcd.training.loop import Plan
+from pipeline import cli, paths
+from pipeline.params import load
+from pipeline.training import Job, Parts, hash_of, named, run_stage, seed_of, train
+
+
+def main(given: list[str]) -> None:
+    """Train STUDENT by RECIPE with SEED."""
+    student, name, text = cli.arguments(given, "STUDENT", "RECIPE", "SEED")
+    seed = seed_of(text)
+    params = load()
+    recipe = named(params.distill.recipes, name, "recipe")
+    adapted = paths.adapted(name)
+    job = Job(
+        stage=f"distill/{name}",
+        name=paths.model_id(student, name, seed),
+        model=named(params.students, student, "student"),
+        plan=Plan(params.train.schedule, params.train.practice, seed),
+        inputs={
+            "recipe": recipe,
+            "teacher": hash_of(paths.trained("teacher") / "weights.safetensors"),
+            "adapted": {file.name: hash_of(file) for file in sorted(adapted.glob("state.*"))},
+        },
+    )
+    train(job, params.runtime, lambda parts: make_task(parts, recipe, name))
+
+
+def make_task(parts: Parts, recipe: Recipe, name: str) -> DistillationTask:
+    """The task of a recipe, with what its first phase left.
+
+    Raises:
+        UserError: the teacher knows other classes than the data, or the recipe does not fit the networks.
+    """
+    teacher, teacher_card = load_trained(paths.trained("teacher"))
+    if teacher_card.classes != parts.manifest.info.classes:
+        raise UserError(
+            f"the teacher in {paths.trained('teacher')} knows other classes than {paths.PREPARED}; "
+            "run dvc repro train_teacher"
+        )
+    context = Context(parts.student.channels, teacher.channels, IGNORE_INDEX, parts.supervision.class_weights)
+    objective = build_objective(recipe, context).to(parts.world.device)
+    if (state := paths.adapted(name) / FIRST_PHASE).exists():
+        load_first_phase(objective, state)
+    return DistillationTask(
+        parts.student,
+        parts.placed(teacher),
+        objective,
+        parts.supervision,
+        parts.precision,
+        parts.teacher_precision,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
