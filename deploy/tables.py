@@ -1,0 +1,84 @@
+"""What `python -m deploy` shows a person: records as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from deploy.benchmark import Report
+from deploy.bundle import Manifest
+from deploy.evaluate import Score
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    """A table with its first column as text and the others as numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    return table
+
+
+def latency(report: Report) -> Table:
+    """A row a model; a latency that cannot be trusted says why."""
+    settings = report.settings
+    table = _table(
+        f"milliseconds a call of batch {settings.batch_size}, {report.inputs}; "
+        f"load {report.load_average_before:.1f} before, {report.load_average_after:.1f} after",
+        ["model", "threads", "p50", "p90", "p99", "CPU p50", "images/s", "speed-up", "MiB", "steady"],
+    )
+    for name, result in report.models.items():
+        times = result.latency_ms
+        table.add_row(
+            name,
+            str(result.threads),
+            _number(times.p50),
+            _number(times.p90),
+            _number(times.p99),
+            _number(result.cpu_ms.p50),
+            _number(result.throughput, 1),
+            _number(result.speedup, 2),
+            _number(result.memory_mib, 1),
+            result.steadiness.reason or "yes",
+        )
+    return table
+
+
+def accuracy(score: Score) -> Table:
+    """A row a class, and the means."""
+    table = _table(
+        f"{score.images} images at {score.input_size[0]}x{score.input_size[1]} ({score.fit})",
+        ["class", "IoU %"],
+    )
+    for name, value in score.iou.items():
+        table.add_row(name, _number(None if value is None else 100 * value, 2))
+    table.add_section()
+    table.add_row("mean IoU", _number(100 * score.miou, 2))
+    table.add_row("pixel accuracy", _number(100 * score.pixel_accuracy, 2))
+    return table
+
+
+def contents(manifest: Manifest) -> Table:
+    """The files of a verified bundle."""
+    table = _table(
+        f"{manifest.model} on {manifest.target}: {manifest.backend} {manifest.precision}, "
+        f"{len(manifest.contract.classes)} classes, all files as the manifest says",
+        ["file", "bytes", "SHA-256"],
+    )
+    for name, record in manifest.files.items():
+        table.add_row(name, f"{record.bytes:,}", record.sha256[:16])
+    return table
+
+
+def engines(found: dict[str, str | None]) -> Table:
+    """A row a backend: ready, or what is missing."""
+    table = Table(title="engines on this machine", title_justify="left")
+    table.add_column("backend")
+    table.add_column("state")
+    for name, reason in found.items():
+        table.add_row(name, "[green]ready[/green]" if reason is None else f"[yellow]{reason}[/yellow]")
+    return table

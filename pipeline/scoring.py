@@ -1,0 +1,87 @@
+"""What the stages `reference` and `evaluate` share: the test split through a session, and what they write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from afdcd.data.manifest import Manifest
+from afdcd.errors import UserError
+from afdcd.files import atomic_folder, write_json
+from deploy.evaluate import Evaluation, Sample, evaluate
+from deploy.progress import track
+from deploy.sessions import Session
+from pipeline import paths
+
+SPLIT = "test"
+SCORE = "score.json"
+PREDICTIONS = "predictions.npz"
+GALLERY = "gallery.npz"
+
+Maps = Mapping[str, npt.NDArray[np.uint8]]
+"""Sample name -> class map at input size."""
+
+
+def _samples(manifest: Manifest) -> Iterator[Sample]:
+    for entry in manifest.split(SPLIT):
+        yield Sample(entry.name, manifest.image(entry), manifest.labels(entry))
+
+
+def score(
+    session: Session, what: str, *, reference: Maps | None, gallery: int | None, engine: str | None
+) -> Evaluation:
+    """Score `session` on the test split of the prepared data.
+
+    Args:
+        session: an open engine.
+        what: its name in the progress bar.
+        reference: PyTorch's class maps, to agree with.
+        gallery: how many class maps to keep; None for all.
+        engine: hash of the bundle.
+
+    Raises:
+        UserError: the engine was made for other classes.
+    """
+    manifest, contract = Manifest.load(paths.PREPARED), session.contract
+    if list(manifest.info.classes) != contract.classes:
+        raise UserError(
+            f"{what} knows the classes {', '.join(contract.classes)}; {paths.PREPARED} has "
+            f"{', '.join(manifest.info.classes)}: export the network again (dvc repro)"
+        )
+    count = len(manifest.split(SPLIT))
+    return evaluate(
+        session,
+        track(_samples(manifest), what, count),
+        classes=contract.classes,
+        ignore_index=contract.ignore_index,
+        size=contract.geometry.size,
+        mode=contract.geometry.fit,
+        reference=reference,
+        gallery=count if gallery is None else gallery,
+        engine=engine,
+    )
+
+
+def save(folder: Path, evaluation: Evaluation, maps_name: str) -> None:
+    """Write score.json and the class maps in one step."""
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / SCORE, evaluation.score.model_dump(mode="json"))
+        np.savez_compressed(temporary / maps_name, allow_pickle=False, **evaluation.maps)
+
+
+def load_maps(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
+    """Class maps by sample name.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run dvc repro") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete its folder and run dvc repro") from error
