@@ -1,6 +1,6 @@
-"""Compose the presets of conf/ into params.yaml: `python -m pipeline.configure dataset=camvid schedule=smoke`.
+"""Compose the presets of conf/ into params.yaml, the file that everything else reads.
 
-Every command stands alone: what it does not name is the default. Hand edits in params.yaml are never dropped
+`python -m pipeline.configure dataset=camvid schedule=smoke`, for instance. Every command stands alone: what it does not name is the default. Hand edits in params.yaml are never dropped
 silently: pass them along (`teacher.seed=3`), or drop them with `--force`.
 """
 
@@ -43,7 +43,7 @@ class Composed(NamedTuple):
         command = shlex.join([*COMMAND.split(), *self.overrides])
         return (
             f"{_WRITTEN_BY}{command}\n"
-            "# Edit it freely, or compose another one; the command refuses to drop edits unless told --force.\n"
+            "# Edit it freely, or compose another; the command refuses to drop edits unless told --force.\n"
             f"{_DIGEST}{digest(self.body)}\n\n{self.body}"
         )
 
@@ -185,7 +185,7 @@ def _edits(before: str, after: str) -> list[str]:
     new = dict(_flat(strict_yaml.parse(after, "params.yaml")))
     changed = [(key, value) for key, value in new.items() if key not in old or old[key] != value]
     return [f"{'' if key in old else '+'}{key}={_override(value)}" for key, value in changed] + [
-        f"~{key}" for key in old if key not in new
+        f"~{key}" for key in old if not any(kept == key or kept.startswith(f"{key}.") for kept in new)
     ]
 
 

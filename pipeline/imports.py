@@ -51,7 +51,7 @@ class Sources:
     def closure(self, entry: str, skip: frozenset[str]) -> set[str]:
         """`entry`, every module it may import, their parent packages; nothing in `skip` is entered."""
         found: set[str] = set()
-        waiting = [entry]
+        waiting = _with_parents(entry)
         while waiting:
             module = waiting.pop()
             if module in found or module in skip:
@@ -139,9 +139,14 @@ def _imports(sources: Sources, name: str, tree: ast.Module, *, package: bool) ->
     found: set[str] = set()
     for module in (candidate for node in ast.walk(tree) for candidate in _named(name, node, package=package)):
         if sources.path(module) is not None:
-            parts = module.split(".")
-            found |= {".".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+            found.update(_with_parents(module))
     return found
+
+
+def _with_parents(module: str) -> list[str]:
+    """A module and the packages that Python imports before it."""
+    parts = module.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
 def _named(name: str, node: ast.AST, *, package: bool) -> Iterator[str]:

@@ -1,0 +1,243 @@
+"""What params.yaml must hold beyond types: names that exist, sizes that fit, targets that this machine runs.
+
+All of it before any work and without torch. Left to the stages: whether timm can build a backbone with its
+option values (complexity, which runs early), and whether `groups` divides a teacher's channels (adapt).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from afdcd.config import ModelConfig, ScheduleConfig
+from afdcd.data.sources import SOURCES
+from afdcd.errors import UserError
+from afdcd.losses.recipe import check_recipe
+from afdcd.models.names import check_backbone
+from afdcd.plugins import checked_options, nearest, require_known
+from deploy.sessions.capability import check_target
+from pipeline import paths
+from pipeline.launch import count_gpus, count_processes
+from pipeline.params import Params
+
+CONTROL = "alone"
+"""The recipe of a student trained without a teacher."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def check(params: Params) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        UserError: one line a mistake, each with the key, the value and the remedy.
+    """
+    for group in (_names, _lists):
+        _raise(group(params))
+    _raise(
+        complaint
+        for group in (_data, _networks, _recipes, _batches, _patches, _gates, _targets)
+        for complaint in group(params)
+    )
+
+
+def produced(params: Params) -> list[str]:
+    """Ids of all networks that this run trains."""
+    ways = [CONTROL, *params.distill.run]
+    combinations = product(params.train.students, ways, params.train.seeds)
+    return ["teacher", *(paths.model_id(*combination) for combination in combinations)]
+
+
+def _raise(complaints: Iterable[str]) -> None:
+    lines = list(complaints)
+    if lines:
+        raise UserError("\n".join(f"{paths.PARAMS}: {line}" for line in lines))
+
+
+def _refusal(call: Callable[..., Any], *arguments: Any) -> list[str]:
+    """What a check of another room refuses, as complaints."""
+    try:
+        call(*arguments)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _names(params: Params) -> Iterator[str]:
+    """Names become parts of paths and stage names, where '-' would join two different ones to the same."""
+    places: dict[str, Iterable[str]] = {
+        "students": params.students,
+        "distill.recipes": params.distill.recipes,
+        "deploy.specs": params.deploy.specs,
+    }
+    for place, names in places.items():
+        for name in names:
+            if not _NAME.fullmatch(name):
+                yield (
+                    f"{place}.{name}: {name!r} is no possible name; "
+                    "use letters, digits and '_', and start with a letter"
+                )
+    if CONTROL in params.distill.recipes:
+        yield f"distill.recipes.{CONTROL}: {CONTROL!r} means a student without a teacher; rename the recipe"
+
+
+def _lists(params: Params) -> Iterator[str]:
+    """Entries must exist in their catalogue and stand once."""
+    yield from _members("train.students", params.train.students, params.students)
+    yield from _members("distill.run", params.distill.run, params.distill.recipes)
+    yield from _members("deploy.targets", params.deploy.targets, params.deploy.specs)
+    ids = produced(params)
+    yield from _members("deploy.models", params.deploy.models, ids)
+    yield from _members("deploy.release", params.deploy.release, params.deploy.models)
+    for seed in _twice(params.train.seeds):
+        yield f"train.seeds: {seed} stands twice; remove one"
+    if not _twice([*params.train.students, *params.distill.run, *map(str, params.train.seeds)]):
+        for name in _twice(ids):
+            yield f"students and recipes give two networks the same id {name!r}; rename a student or a recipe"
+
+
+def _members(place: str, listed: list[str], catalogue: Iterable[str]) -> Iterator[str]:
+    known = list(catalogue)
+    yield from (
+        f"{place}: unknown name {name!r}; {nearest(name, known)}" for name in listed if name not in known
+    )
+    yield from (f"{place}: {name!r} stands twice; remove one" for name in _twice(listed))
+
+
+def _twice(items: Iterable[Any]) -> list[Any]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def _data(params: Params) -> Iterator[str]:
+    dataset = params.dataset
+    try:
+        constructor = require_known(SOURCES, dataset.name, "dataset.name")
+        checked_options(constructor, dataset.options, "dataset.options")
+    except UserError as error:
+        yield str(error)
+    if not Path(dataset.root).exists():
+        yield (
+            f"dataset.root: {dataset.root!r} does not exist in {Path.cwd()}; "
+            f"put the images of {dataset.name} there, or set dataset.root to where they are"
+        )
+
+
+def _networks(params: Params) -> Iterator[str]:
+    """Backbones, weights files and the teacher's checkpoint, as far as names tell."""
+    for place, model in _models(params):
+        for complaint in _refusal(check_backbone, model.backbone, model.backbone_options):
+            yield f"{place}: {complaint}"
+        if model.pretrained not in ("none", "imagenet") and not Path(model.pretrained).is_file():
+            yield f"{place}.pretrained: {model.pretrained!r} is neither none, nor imagenet, nor a file here"
+    checkpoint = params.teacher.checkpoint
+    if checkpoint is not None and not Path(checkpoint).exists():
+        yield f"teacher.checkpoint: {checkpoint!r} does not exist; give a path, or null to train the teacher"
+
+
+def _models(params: Params) -> list[tuple[str, ModelConfig]]:
+    students = [(f"students.{name}", params.students[name]) for name in params.train.students]
+    return [("teacher.model", params.teacher.model), *students]
+
+
+def _recipes(params: Params) -> Iterator[str]:
+    for name in params.distill.run:
+        recipe = params.distill.recipes[name]
+        yield from _refusal(check_recipe, recipe, f"distill.recipes.{name}")
+        if params.train.practice.class_weights == "none":
+            for method, options in recipe.items():
+                if options.get("class_weighted"):
+                    yield (
+                        f"distill.recipes.{name}.{method}.class_weighted: true is not possible with "
+                        "train.practice.class_weights none; set one of the two"
+                    )
+
+
+def _batches(params: Params) -> Iterator[str]:
+    """A global batch is cut evenly into processes, and each share into micro-batches."""
+    processes = count_processes(params.runtime, count_gpus(os.environ))
+    micro = params.train.practice.micro_batch
+    step = processes * (micro or 1)
+    schedules: list[tuple[str, ScheduleConfig]] = [("train.schedule", params.train.schedule)]
+    if params.teacher.checkpoint is None:
+        schedules.append(("teacher.schedule", params.teacher.schedule))
+    for place, schedule in schedules:
+        if schedule.batch_size % step:
+            parts = f"{processes} process(es)" + (f" x micro_batch {micro}" if micro else "")
+            lower = schedule.batch_size // step * step
+            near = f"{lower} or {lower + step}" if lower else str(step)
+            yield f"{place}.batch_size: {schedule.batch_size} is not divisible by {parts}; take {near}"
+
+
+def _patches(params: Params) -> Iterator[str]:
+    """A crop must leave a contrast at least one patch of pooled cells at the network's stride."""
+    crop = params.train.practice.augment.crop
+    stride = max(model.output_stride for _, model in _models(params))
+    for name in params.distill.run:
+        for method, options in params.distill.recipes[name].items():
+            pool, patch = options.get("pool"), options.get("patch_size")
+            if not (isinstance(pool, int) and isinstance(patch, int) and pool > 0):
+                continue
+            cells = [-(-side // stride) // pool for side in crop]
+            if min(cells) < patch:
+                least = stride * pool * patch
+                yield (
+                    f"train.practice.augment.crop: {crop[0]}x{crop[1]} is smaller than one contrast patch: "
+                    f"stride {stride} and pool {pool} leave {cells[0]}x{cells[1]} cells, and "
+                    f"distill.recipes.{name}.{method}.patch_size is {patch}; take at least {least}x{least}, "
+                    "or a smaller pool or patch_size"
+                )
+
+
+def _gates(params: Params) -> Iterator[str]:
+    """Gates must name targets, and find the networks that they compare with."""
+    gates, deploy = params.gates, params.deploy
+    for field in ("max_p50_ms", "max_p99_ms"):
+        for target in getattr(gates, field):
+            if target not in deploy.specs:
+                yield f"gates.{field}: unknown target {target!r}; {nearest(target, deploy.specs)}"
+    for target in deploy.targets:
+        precision = deploy.specs[target].precision
+        for field in ("max_drop", "max_class_drop"):
+            if precision not in getattr(gates, field):
+                yield f"gates.{field}: no limit for {precision}, the precision of {target}; give one, or null"
+    compares = [
+        key for key in ("min_retention", "min_speedup_over_teacher") if getattr(gates, key) is not None
+    ]
+    if compares and "teacher" not in deploy.models:
+        yield (
+            f"deploy.models lacks 'teacher', which gates.{compares[0]} compares with; "
+            "add it, or set the gate to null"
+        )
+
+
+def _targets(params: Params) -> Iterator[str]:
+    """Targets that this machine, or this version, cannot run."""
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(installed) > 1:
+        yield (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "pip uninstall both, then install the one you need"
+        )
+    for name in params.deploy.targets:
+        spec = params.deploy.specs[name]
+        if spec.where != "here":
+            yield (
+                f"deploy.specs.{name}.where: {spec.where!r} is not possible yet; "
+                "this version measures on this machine only: set where to here"
+            )
+        else:
+            yield from _refusal(check_target, name, spec)
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from afdcd.errors import UserError
+from pipeline import configure, params
+
+
+@pytest.fixture
+def target(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a composition goes; presets are read from the project."""
+    monkeypatch.chdir(root)
+    return tmp_path / "params.yaml"
+
+
+def names(kind: str, root: Path) -> list[str]:
+    return sorted(path.stem for path in (root / "conf" / kind).glob("*.yaml"))
+
+
+def test_the_committed_params_are_the_composed_default(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    parts = configure.split(text)
+    assert parts is not None and parts[0] == [], "params.yaml was composed with overrides, or by hand"
+    configure.check(root / "params.yaml")
+
+
+@pytest.mark.parametrize("dataset", ["streets", "camvid"])
+@pytest.mark.parametrize("schedule", ["default", "smoke", "paper"])
+def test_presets_compose_to_valid_params(
+    dataset: str, schedule: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    for pair in names("pair", root):
+        for hardware in names("hardware", root):
+            overrides = [f"dataset={dataset}", f"schedule={schedule}", f"pair={pair}", f"hardware={hardware}"]
+            composed = configure.compose(overrides)
+            assert params.parse(composed.body).dataset.name == dataset
+            assert "preset" not in composed.body and "${" not in composed.body
+
+
+def test_models_follow_students_recipes_and_seeds(target: Path) -> None:
+    configure.write(["recipe=[kd]", "train.seeds=[0,3]"], target)
+    deploy = params.load(target).deploy
+    assert deploy.models == [
+        "teacher",
+        *("narrow_r18_alone_0", "narrow_r18_alone_3", "narrow_r18_kd_0", "narrow_r18_kd_3"),
+    ]
+    assert deploy.release == ["narrow_r18_kd_0"]
+
+
+def test_the_paper_preset_holds_the_released_figures(target: Path) -> None:
+    configure.write(["dataset=camvid", "pair=r101_psp_r18", "schedule=paper", "hardware=cuda"], target)
+    found = params.load(target)
+    assert found.train.students == ["psp_r18"]
+    assert found.distill.recipes["afdcd"]["afdcd"]["weights"] == {
+        "masked_feature": 8e-6,
+        "omni_contrast": 0.01,
+    }
+    assert found.distill.recipes["afdcd"]["kd"]["weights"] == {"kd": 1.0}
+    assert found.train.practice.augment.crop == (360, 360)
+    assert (found.train.schedule.iterations, found.train.schedule.batch_size) == (40000, 16)
+    assert found.train.schedule.optimiser.clip_adapters == 15.0
+
+
+def test_the_header_names_the_command_and_the_file_passes_its_own_check(target: Path) -> None:
+    configure.write(["schedule=smoke", "train.seeds=[0, 1]"], target)
+    first = target.read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# Composed by: python -m pipeline.configure schedule=smoke 'train.seeds=[0, 1]'"
+    configure.check(target)
+
+
+def test_composing_again_gives_the_same_bytes(target: Path) -> None:
+    configure.write(["schedule=smoke"], target)
+    before = target.read_bytes()
+    configure.write([], target)
+    configure.write(["schedule=smoke"], target)
+    assert target.read_bytes() == before
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_hand_edits_are_refused_with_a_diff_and_an_override(target: Path) -> None:
+    configure.write([], target)
+    edit(target, "  batch_size: 8", "  batch_size: 16")
+    before = target.read_bytes()
+    with pytest.raises(UserError) as caught:
+        configure.write(["schedule=smoke"], target)
+    message = str(caught.value)
+    assert "-    batch_size: 8" in message and "+    batch_size: 16" in message
+    assert "teacher.schedule.batch_size=16" in message and "--force" in message
+    assert target.read_bytes() == before
+
+
+def test_hand_edits_that_the_command_repeats_are_kept(target: Path) -> None:
+    configure.write([], target)
+    edit(target, "  batch_size: 8", "  batch_size: 16")
+    configure.write(["schedule=smoke", "teacher.schedule.batch_size=16"], target)
+    assert params.load(target).teacher.schedule.batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "override"),
+    [
+        ("  checkpoint: null", "  checkpoint: 'my teacher.safetensors'", "teacher.checkpoint="),
+        ("    train: 800", "    train: 1", "dataset.options.train=1"),
+        ("    sync_bn: false", "    sync_bn: true", "train.practice.sync_bn=true"),
+        ("  max_p50_ms: {}", "  max_p50_ms: {ort_cpu_fp32: 3.0}", "gates.max_p50_ms.ort_cpu_fp32=3.0"),
+    ],
+)
+def test_the_proposed_override_keeps_the_edit(target: Path, old: str, new: str, override: str) -> None:
+    configure.write([], target)
+    edit(target, old, new)
+    wanted = params.load(target)
+    with pytest.raises(UserError) as caught:
+        configure.write([], target)
+    proposal = str(caught.value).rpartition("add them to the command (")[2].partition("), or drop")[0]
+    assert override in proposal
+    configure.write(shlex.split(proposal), target)
+    assert params.load(target) == wanted
+
+
+def test_an_edited_comment_is_not_lost_silently_either(target: Path) -> None:
+    configure.write([], target)
+    edit(target, "  checkpoint: null", "  checkpoint: null  # mine")
+    with pytest.raises(UserError, match="edited by hand"):
+        configure.write(["schedule=smoke"], target)
+
+
+def test_force_drops_edits(target: Path) -> None:
+    configure.write([], target)
+    edit(target, "  batch_size: 8", "  batch_size: 16")
+    configure.write([], target, force=True)
+    configure.check(target)
+
+
+def test_a_foreign_file_is_kept(target: Path) -> None:
+    target.write_text("mine: 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="--force replaces it"):
+        configure.write([], target)
+
+
+def test_check_shows_what_differs(target: Path) -> None:
+    configure.write([], target)
+    edit(target, "  batch_size: 8", "  batch_size: 16")
+    with pytest.raises(UserError, match="batch_size: 16"):
+        configure.check(target)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataset=camvd", "Available options in 'dataset'"),
+        ("teacher.sed=3", "teacher.sed"),
+        ("train.schedule.batch_size=0", "the composed params: train.schedule.batch_size: 0 is not possible"),
+        ("+train.schedule.batchsize=3", "did you mean 'batch_size'?"),
+        ("distill.run=[kd", "distill.run"),
+    ],
+)
+def test_impossible_overrides_leave_the_file_alone(target: Path, override: str, said: str) -> None:
+    configure.write([], target)
+    before = target.read_bytes()
+    with pytest.raises(UserError) as caught:
+        configure.write([override], target)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert target.read_bytes() == before
+
+
+def test_the_list_has_a_line_for_every_preset(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    configure.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} == {
+        f"{kind}={name}"
+        for kind in ("dataset", "pair", "recipe", "schedule", "hardware")
+        for name in names(kind, root)
+    }
+    assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+
+
+@pytest.mark.parametrize("given", [["--froce"], ["--check", "dataset=camvid"], ["--list", "--force"]])
+def test_a_wrong_flag_shows_the_usage(given: list[str]) -> None:
+    with pytest.raises(UserError, match="usage: "):
+        configure.main(given)
