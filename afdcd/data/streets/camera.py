@@ -1,4 +1,4 @@
-"""A pinhole camera above a flat street. World: x right, y up, z forward, metres; the eye is at (0, eye, 0)."""
+"""A pinhole camera above a flat street: x right, y up, z forward, in metres; the eye is at (0, eye, 0)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from afdcd.data.streets.camera import NEAR, Camera, Point, clip_near
 from afdcd.data.streets.light import Colour, Light
-from afdcd.data.streets.noise import Floats
+from afdcd.data.streets.noise import Floats, rgb
 
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
@@ -57,16 +57,35 @@ class Canvas:
         if label is not None:
             self._labels.ellipse(box, fill=label)
 
-    def ring(self, centre: Point, radius: float, width: float, albedo: Colour, cosine: float, label: int) -> None:
+    def ring(
+        self, centre: Point, radius: float, width: float, albedo: Colour, cosine: float, label: int
+    ) -> None:
         """Paint a wheel that faces the camera: its rim in colours, its whole disc in class ids."""
         x, y, z = centre
         if z < NEAR:
             return
-        (left, top), (right, bottom) = self.camera.project([(x - radius, y + radius, z), (x + radius, y - radius, z)])
+        (left, top), (right, bottom) = self.camera.project(
+            [(x - radius, y + radius, z), (x + radius, y - radius, z)]
+        )
         box = (left, top, max(right, left + 1), max(bottom, top + 1))
         thick = max(1, round(width * self.camera.focal / z))
         self._colours.ellipse(box, outline=self.light.shade(albedo, cosine, z), width=thick)
         self._labels.ellipse(box, fill=label)
+
+    def sees_wall(self, x: float, span: tuple[float, float]) -> bool:
+        """Whether some column of the canvas shows the plane at `x` between those distances."""
+        first, last = self._columns(x / max(span[0], NEAR), x / max(span[1], NEAR))
+        return first < last
+
+    def sees_front(self, sides: tuple[float, float], z: float) -> bool:
+        """Whether some column of the canvas shows that stretch, z metres away."""
+        first, last = self._columns(sides[0] / max(z, NEAR), sides[1] / max(z, NEAR))
+        return first < last and z >= NEAR
+
+    def _columns(self, start: float, stop: float) -> tuple[int, int]:
+        """The canvas columns between two slopes x/z."""
+        ends = sorted((self.camera.cx + self.camera.focal * start, self.camera.cx + self.camera.focal * stop))
+        return max(0, math.ceil(ends[0] - 0.5)), min(self.camera.width, math.ceil(ends[1] - 0.5))
 
     def wall(
         self,
@@ -77,16 +96,12 @@ class Canvas:
         label: int,
         shape: Bools | None = None,
     ) -> None:
-        """Hang a lit texture (h, w, 3), top row first, on the plane at `x`; columns run from z=span[0] to span[1].
+        """Hang a lit texture (h, w, 3), top row first, on the plane at `x`, columns from z=span[0] on.
 
         Where `shape` (h, w) is false nothing is painted.
         """
-        camera = self.camera
-        near = max(span[0], NEAR)
-        if span[1] <= near or abs(x) < 1e-3:
-            return
-        ends = sorted((camera.cx + camera.focal * x / near, camera.cx + camera.focal * x / span[1]))
-        first, last = max(0, math.ceil(ends[0] - 0.5)), min(camera.width, math.ceil(ends[1] - 0.5))
+        camera, near = self.camera, max(span[0], NEAR)
+        first, last = self._columns(x / near, x / max(span[1], near))
         if first >= last:
             return
         columns = np.arange(first, last, dtype=np.float32) + np.float32(0.5 - camera.cx)
@@ -104,15 +119,14 @@ class Canvas:
         shape: Bools | None = None,
     ) -> None:
         """Hang a lit texture (h, w, 3) on a plane that faces the camera, from x=sides[0] to sides[1]."""
-        camera = self.camera
-        if z < NEAR:
-            return
-        ends = [camera.cx + camera.focal * x / z for x in sides]
-        first, last = max(0, math.ceil(ends[0] - 0.5)), min(camera.width, math.ceil(ends[1] - 0.5))
+        camera, z = self.camera, max(z, NEAR)
+        first, last = self._columns(sides[0] / z, sides[1] / z)
         if first >= last:
             return
-        columns = np.arange(first, last, dtype=np.float32) + np.float32(0.5 - ends[0])
-        u = columns * np.float32(texture.shape[1] / (ends[1] - ends[0]))
+        left, wide = camera.cx + camera.focal * sides[0] / z, camera.focal * (sides[1] - sides[0]) / z
+        u = (np.arange(first, last, dtype=np.float32) + np.float32(0.5 - left)) * np.float32(
+            texture.shape[1] / wide
+        )
         self._hang(first, np.full((1, 1), z, np.float32), u, (z, z), heights, texture, label, shape)
 
     def _hang(
@@ -136,15 +150,15 @@ class Canvas:
         row = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - camera.cy)
         drop = np.float32(heights[1] - camera.eye) + row * (z / np.float32(camera.focal))
         v = drop * np.float32(tall / (heights[1] - heights[0]))
-        row_index = np.clip(v, 0, tall - 1).astype(np.int32)
-        column_index = np.clip(u, 0, wide - 1).astype(np.int32)[None, :]
+        row_index = np.minimum(np.maximum(v, 0), tall - 1).astype(np.intp)
+        column_index = np.minimum(np.maximum(u, 0), wide - 1).astype(np.intp)[None, :]
         inside = (v >= 0) & (v < tall)
         if inside.shape[1] != column_index.shape[1]:
             inside = np.repeat(inside, column_index.shape[1], axis=1)
         if shape is not None:
             inside = inside & shape[row_index, column_index]
         clear = np.exp(np.float32(-self.light.fog) * z)[..., None]
-        patch = texture[row_index, column_index] * clear + np.asarray(self.light.horizon, np.float32) * (1 - clear)
+        patch = texture[row_index, column_index] * clear + rgb(self.light.horizon) * (1 - clear)
         stencil = Image.fromarray(inside.view(np.uint8) * np.uint8(255))
         colours = Image.fromarray(np.minimum(patch, 255).astype(np.uint8))
         self.image.paste(colours, (first, top), stencil)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from afdcd.data.streets.light import Colour
-from afdcd.data.streets.noise import Floats, Grain
+from afdcd.data.streets.noise import Floats, Grain, Offset, choose_offset, rgb
 
 _WALLS: tuple[Colour, ...] = (
     (150, 92, 74),
@@ -74,13 +75,22 @@ def choose_style(rng: Generator) -> Style:
     )
 
 
-def facade(
-    style: Style, length: float, storeys: int, texels: float, sky: Colour, grain: Grain, rng: Generator
-) -> Floats:
-    """The albedo (h, w, 3) of a front of that length (metres), `storeys` above the ground floor."""
-    bays = max(1, round(length / style.bay))
-    wide = max(3, round(style.bay * texels))
-    kinds = rng.integers(0, 4, (storeys + 1, bays))
+@dataclass(frozen=True)
+class Bays:
+    """Which of the four variants each bay of each storey shows (storeys, bays), ground floor first."""
+
+    kinds: NDArray[np.int64]
+    offset: Offset
+
+
+def choose_bays(rng: Generator, style: Style, length: float, storeys: int) -> Bays:
+    """Draw the bays of a front of that length (metres) with `storeys` above the ground floor."""
+    return Bays(rng.integers(0, 4, (storeys + 1, max(1, round(length / style.bay)))), choose_offset(rng))
+
+
+def facade(style: Style, bays: Bays, texels: float, sky: Colour, grain: Grain) -> Floats:
+    """The albedo (h, w, 3) of a front at `texels` to the metre, with `sky` mirrored in its glass."""
+    wide, kinds = max(3, round(style.bay * texels)), bays.kinds
     floor = _row(_ground_cells(style, wide, max(4, round(style.parterre * texels)), texels, sky), kinds[0])
     tall = max(3, round(style.storey * texels))
     cells = _window_cells(style, wide, tall, texels, sky)
@@ -91,20 +101,18 @@ def facade(
     picture = np.concatenate([*upper, floor])
     picture[: max(1, round(0.35 * texels))] *= np.float32(1.13)
     picture[max(1, round(0.35 * texels)) : max(2, round(0.55 * texels))] *= np.float32(0.72)
-    offset = rng.integers(0, grain.size, 2)
-    rough = grain.cut(picture.shape[0], picture.shape[1], int(offset[0]), int(offset[1]))
+    rough = grain.cut(picture.shape[0], picture.shape[1], bays.offset)
     picture *= (1 + np.float32(0.035) * rough)[..., None]
     return picture
 
 
-def plain(albedo: Colour, height: int, width: int, strength: float, grain: Grain, rng: Generator) -> Floats:
+def plain(albedo: Colour, height: int, width: int, strength: float, grain: Grain, offset: Offset) -> Floats:
     """A surface (h, w, 3) of one albedo with some roughness."""
-    offset = rng.integers(0, grain.size, 2)
-    rough = grain.cut(height, width, int(offset[0]), int(offset[1]))
-    return (1 + np.float32(strength) * rough)[..., None] * np.float32(albedo)
+    rough = grain.cut(height, width, offset)
+    return (1 + np.float32(strength) * rough)[..., None] * rgb(albedo)
 
 
-def _row(cells: Floats, kinds: np.ndarray) -> Floats:
+def _row(cells: Floats, kinds: NDArray[np.int64]) -> Floats:
     """One storey (h, bays * w, 3) from cells (n, h, w, 3)."""
     chosen = cells[kinds % len(cells)]
     joined: Floats = chosen.transpose(1, 0, 2, 3).reshape(cells.shape[1], -1, 3)
@@ -116,8 +124,10 @@ def _pane(cell: Floats, box: tuple[int, int, int, int], sky: Colour, depth: floa
     top, bottom, left, right = box
     if bottom <= top or right <= left:
         return
-    ramp = np.linspace(0.62, 0.3, bottom - top, dtype=np.float32)[:, None, None] * np.float32(depth)
-    cell[top:bottom, left:right] = ramp * np.float32(sky) + np.float32((16, 19, 23))
+    ramp = np.arange(bottom - top, dtype=np.float32) * np.float32(
+        -0.32 * depth / (bottom - top)
+    ) + np.float32(0.62 * depth)
+    cell[top:bottom, left:right] = ramp[:, None, None] * rgb(sky) + rgb((16, 19, 23))
 
 
 def _window_cells(style: Style, wide: int, tall: int, texels: float, sky: Colour) -> Floats:
@@ -153,7 +163,7 @@ def _ground_cells(style: Style, wide: int, tall: int, texels: float, sky: Colour
         left = (wide - door) // 2
         head = max(0, tall - round(2.2 * texels))
         cells[0, head:, max(0, left - 1) : left + door + 1] = style.frame
-        cells[0, head + 1 :, left : left + door] = np.float32(style.sign) * np.float32(0.7)
+        cells[0, head + 1 :, left : left + door] = rgb(style.sign) * np.float32(0.7)
         cells[:, -max(1, round(0.4 * texels)) :] *= np.float32(0.82)
         return cells
     cells = np.empty((4, tall, wide, 3), dtype=np.float32)
@@ -169,5 +179,5 @@ def _ground_cells(style: Style, wide: int, tall: int, texels: float, sky: Colour
         inset = wide // 4 if kind == 3 else 0
         _pane(cells[kind], (head, foot, post + inset, wide - inset), sky, depth)
         goods = cells[kind, head + (foot - head) // 2 : foot, post + inset : wide - inset]
-        goods += np.float32((26, 20, 10) if kind % 2 else (10, 14, 18))
+        goods += rgb((26, 20, 10) if kind % 2 else (10, 14, 18))
     return cells

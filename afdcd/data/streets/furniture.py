@@ -11,7 +11,7 @@ from afdcd.data.streets.canvas import Canvas
 from afdcd.data.streets.classes import FENCE, POLE, SIGN
 from afdcd.data.streets.facades import plain
 from afdcd.data.streets.light import Colour
-from afdcd.data.streets.noise import Grain
+from afdcd.data.streets.noise import Grain, Offset, choose_offset, rgb
 
 _METALS: tuple[Colour, ...] = ((128, 132, 134), (92, 96, 98), (160, 162, 160), (62, 70, 68), (178, 176, 168))
 _WOODS: tuple[Colour, ...] = ((132, 104, 76), (108, 86, 66), (156, 130, 96), (92, 82, 72))
@@ -40,7 +40,7 @@ class Pole:
         """Cast its shadow."""
         canvas.cast([(self.x - self.half, self.z), (self.x + self.half, self.z)], self.height)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint a dark and a light half, the arm, and a lamp at its end."""
         light, x, z, top = canvas.light, self.x, self.z, self.height
         lit = light.cosine(0, 0, -1)
@@ -67,7 +67,9 @@ def choose_pole(rng: Generator, x: float, z: float, inward: int) -> Pole:
     if kind == "bollard":
         return Pole(x, z, rng.uniform(0.9, 1.15), rng.uniform(0.09, 0.13), 0.0, albedo)
     half = rng.uniform(0.085, 0.14)
-    return Pole(x, z, rng.uniform(5, 8.5), half, inward * rng.uniform(0.9, 2.0) if kind == "lamp" else 0.0, albedo)
+    return Pole(
+        x, z, rng.uniform(5, 8.5), half, inward * rng.uniform(0.9, 2.0) if kind == "lamp" else 0.0, albedo
+    )
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,28 @@ class Sign:
     def shadow(self, canvas: Canvas) -> None:
         """Cast the shadow of post and plate."""
         canvas.cast([(self.x - 0.05, self.z), (self.x + 0.05, self.z)], self.height)
-        canvas.cast([(self.x - self.size, self.z), (self.x + self.size, self.z)], self.height, self.height - 2 * self.size)
+        canvas.cast(
+            [(self.x - self.size, self.z), (self.x + self.size, self.z)],
+            self.height,
+            self.height - 2 * self.size,
+        )
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint post and plate."""
         x, z, a, y = self.x, self.z, self.size, self.height - self.size
         lit = 0.2 + 0.8 * canvas.light.cosine(0, 0, -1)
-        post = [(x - 0.055, 0.0, z), (x + 0.055, 0.0, z), (x + 0.055, self.height, z), (x - 0.055, self.height, z)]
+        post = [
+            (x - 0.055, 0.0, z),
+            (x + 0.055, 0.0, z),
+            (x + 0.055, self.height, z),
+            (x - 0.055, self.height, z),
+        ]
         canvas.polygon(post, (140, 142, 142), lit, POLE)
 
         def box(w: float, low: float, high: float, albedo: Colour, label: int | None) -> None:
-            canvas.polygon([(x - w, low, z), (x + w, low, z), (x + w, high, z), (x - w, high, z)], albedo, lit, label)
+            canvas.polygon(
+                [(x - w, low, z), (x + w, low, z), (x + w, high, z), (x - w, high, z)], albedo, lit, label
+            )
 
         def triangle(r: float, up: float, albedo: Colour, label: int | None) -> None:
             points = [(x - r, y - 0.75 * r * up, z), (x + r, y - 0.75 * r * up, z), (x, y + r * up, z)]
@@ -131,7 +144,7 @@ _SIGN_KINDS = ("limit", "no_entry", "order", "warning", "yield", "guide", "prior
 
 def choose_sign(rng: Generator, x: float, z: float) -> Sign:
     """Draw a traffic sign."""
-    return Sign(x, z, rng.uniform(2.5, 3.4), rng.uniform(0.36, 0.55), str(rng.choice(_SIGN_KINDS)))
+    return Sign(x, z, rng.uniform(2.5, 3.4), rng.uniform(0.33, 0.48), str(rng.choice(_SIGN_KINDS)))
 
 
 @dataclass(frozen=True)
@@ -146,11 +159,16 @@ class TrafficLight:
         """Cast its shadow."""
         canvas.cast([(self.x - 0.1, self.z), (self.x + 0.1, self.z)], 3.6)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint post, housing and three lamps of which one shines."""
         x, z = self.x, self.z
         facing = canvas.light.cosine(0, 0, -1)
-        canvas.polygon([(x - 0.08, 0.0, z), (x + 0.08, 0.0, z), (x + 0.08, 2.8, z), (x - 0.08, 2.8, z)], (104, 108, 110), facing, POLE)
+        canvas.polygon(
+            [(x - 0.08, 0.0, z), (x + 0.08, 0.0, z), (x + 0.08, 2.8, z), (x - 0.08, 2.8, z)],
+            (104, 108, 110),
+            facing,
+            POLE,
+        )
         housing = [(x - 0.27, 2.6, z), (x + 0.27, 2.6, z), (x + 0.27, 3.75, z), (x - 0.27, 3.75, z)]
         canvas.polygon(housing, (46, 50, 48), facing, SIGN)
         for place, albedo in enumerate(((238.0, 52.0, 40.0), (240.0, 180.0, 44.0), (60.0, 214.0, 120.0))):
@@ -168,6 +186,7 @@ class Fence:
     height: float
     kind: str
     albedo: Colour
+    offset: Offset
 
     @property
     def z(self) -> float:
@@ -178,11 +197,11 @@ class Fence:
         """Cast its shadow."""
         canvas.cast([(self.x, self.span[0]), (self.x, self.span[1])], self.height)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint boards, pickets or bars, eight columns of texture to the metre."""
         light, side = canvas.light, 1 if self.x > 0 else -1
         columns = max(4, int(8 * (self.span[1] - self.span[0])))
-        picture = plain(light.soil(self.albedo), 16, columns, 0.05, grain, rng)
+        picture = plain(light.soil(self.albedo), 16, columns, 0.05, grain, self.offset)
         place = np.arange(columns)
         if self.kind == "boards":
             picture[:, place % 3 == 0] *= np.float32(0.7)
@@ -193,7 +212,7 @@ class Fence:
         picture[:1] *= np.float32(1.15)
         posts = place % 16 == 0
         picture[:, posts] *= np.float32(0.82)
-        picture *= np.float32(light.factor(0.12 + light.cosine(-side, 0, 0)))
+        picture *= rgb(light.factor(0.12 + light.cosine(-side, 0, 0)))
         canvas.wall(self.x, self.span, (0.0, self.height), picture, FENCE)
 
 
@@ -203,4 +222,4 @@ def choose_fence(rng: Generator, x: float, span: tuple[float, float]) -> Fence:
     painted = kind == "pickets" and rng.random() < 0.6
     palette = ((226.0, 224.0, 216.0),) if painted else (_METALS if kind == "bars" else _WOODS)
     height = rng.uniform(1.4, 2.0) if kind == "boards" else rng.uniform(0.95, 1.5)
-    return Fence(x, span, height, kind, palette[int(rng.integers(len(palette)))])
+    return Fence(x, span, height, kind, palette[int(rng.integers(len(palette)))], choose_offset(rng))

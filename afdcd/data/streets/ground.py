@@ -12,17 +12,27 @@ from PIL import Image, ImageFilter
 from afdcd.data.streets.canvas import Canvas
 from afdcd.data.streets.classes import PAVEMENT, ROAD, TREE
 from afdcd.data.streets.light import Colour
-from afdcd.data.streets.noise import Floats, Grain
+from afdcd.data.streets.noise import Floats, Grain, rgb
 
 Bools = NDArray[np.bool_]
 
 _KERB = 0.22
-_PAVINGS: tuple[Colour, ...] = ((158, 152, 144), (146, 146, 146), (170, 160, 142), (138, 128, 120), (164, 140, 124))
+_PAVINGS: tuple[Colour, ...] = (
+    (158, 152, 144),
+    (146, 146, 146),
+    (170, 160, 142),
+    (138, 128, 120),
+    (164, 140, 124),
+)
 
 
 @dataclass(frozen=True)
 class Street:
-    """A straight street. Widths in metres; pairs are (left, right); `crossing` is (z, width) of a side street."""
+    """A straight street; widths in metres, pairs are (left, right).
+
+    `crossing` is (z, width) of a side street, `dashes` phase and period of the middle line, `wear` how much
+    of the paint is left (0..1).
+    """
 
     centre: float
     half: float
@@ -36,21 +46,23 @@ class Street:
     paving: Colour
     kerb: Colour
     slab: float
+    dashes: tuple[float, float]
+    wear: float
 
     def edge(self, side: int) -> float:
-        """x of the kerb on that side (-1 left, 1 right)."""
+        """X of the kerb on that side (-1 left, 1 right)."""
         return self.centre + side * self.half
 
     def border(self, side: int) -> float:
-        """x where the pavement of that side ends."""
+        """X where the pavement of that side ends."""
         return self.edge(side) + side * self.pavements[side > 0]
 
 
 def choose_street(rng: Generator, difficulty: float) -> Street:
-    """Draw a street; the camera drives in a lane of it. Harder streets have paving more like their asphalt."""
+    """Draw a street with the camera in a lane of it; hard ones have paving like their asphalt."""
     half = rng.uniform(3.2, 5.6)
     drive = 1 if rng.random() < 0.5 else -1
-    tone = rng.uniform(72, 122)
+    tone = rng.uniform(82, 136)
     asphalt = (tone + rng.normal(0, 2), tone + rng.normal(1, 2), tone + rng.normal(3, 3))
     paving = _PAVINGS[int(rng.integers(len(_PAVINGS)))]
     mix = rng.uniform(0, 0.8 * difficulty)
@@ -74,11 +86,13 @@ def choose_street(rng: Generator, difficulty: float) -> Street:
         asphalt=asphalt,
         paving=paving,
         kerb=(paving[0] + lift, paving[1] + lift, paving[2] + lift),
-        slab=rng.choice((0.5, 0.75, 1.0)),
+        slab=float(rng.choice((0.5, 0.75, 1.0))),
+        dashes=(rng.uniform(0, 6), rng.uniform(4, 7)),
+        wear=rng.uniform(0.62, 0.95),
     )
 
 
-def paint_ground(canvas: Canvas, street: Street, grain: Grain, rng: Generator) -> None:
+def paint_ground(canvas: Canvas, street: Street, grain: Grain) -> None:
     """Paint everything below the horizon, with the shadows that were cast on it so far."""
     first, x, z = canvas.camera.ground()
     if first >= canvas.camera.height:
@@ -87,10 +101,12 @@ def paint_ground(canvas: Canvas, street: Street, grain: Grain, rng: Generator) -
     lookup = grain.square[((z * 9).astype(np.int32) % grain.size), ((x * 9).astype(np.int32) % grain.size)]
     near = np.clip(1.25 - z / np.float32(28), 0, 1)
     colour, rough = _albedo(street, label, x, z, near)
-    blotches = grain.square[((z * 0.8).astype(np.int32) % grain.size), ((x * 2.2).astype(np.int32) % grain.size)]
+    blotches = grain.square[
+        ((z * 0.8).astype(np.int32) % grain.size), ((x * 2.2).astype(np.int32) % grain.size)
+    ]
     colour *= (1 + rough * near * lookup + np.float32(0.018) * blotches)[..., None]
-    paint = _markings(street, x, z, rng) & (label == ROAD)
-    worn = np.float32(rng.uniform(0.62, 0.95)) * np.clip(1 - 0.12 * lookup, 0, 1)
+    paint = _markings(street, x, z) & (label == ROAD)
+    worn = np.float32(street.wear) * np.clip(1 - 0.12 * lookup, 0, 1)
     colour += (paint * worn)[..., None] * (np.float32(226) - colour)
     _light_up(canvas, colour, first, z, label == TREE)
     canvas.image.paste(Image.fromarray(colour.astype(np.uint8)), (0, first))
@@ -131,13 +147,13 @@ def _albedo(
     return colour, roughness[label]
 
 
-def _markings(street: Street, x: Floats, z: Floats, rng: Generator) -> Bools:
+def _markings(street: Street, x: Floats, z: Floats) -> Bools:
     """Where the road is painted."""
-    phase, period = rng.uniform(0, 6), rng.uniform(4, 7)
+    phase, period = street.dashes
     dash = np.mod(z + np.float32(phase), period) < period * 0.5
     off = x - np.float32(street.centre)
     if street.middle == "double":
-        paint = np.abs(np.abs(off) - np.float32(0.14)) < 0.065
+        paint: Bools = np.abs(np.abs(off) - np.float32(0.14)) < 0.065
     elif street.middle == "none":
         paint = np.zeros(off.shape, dtype=np.bool_)
     else:
@@ -157,9 +173,9 @@ def _markings(street: Street, x: Floats, z: Floats, rng: Generator) -> Bools:
 def _light_up(canvas: Canvas, colour: Floats, first: int, z: Floats, lawn: Bools) -> None:
     """Turn albedo into light in place: sun less shadow, dust, haze."""
     light = canvas.light
-    colour += np.where(lawn, 0, np.float32(light.dustiness))[..., None] * (np.float32(light.dust) - colour)
+    colour += np.where(lawn, 0, np.float32(light.dustiness))[..., None] * (rgb(light.dust) - colour)
     cosine = np.float32(light.cosine(0, 1, 0))
-    ambient, sun = np.float32(light.ambient), np.float32(light.sun)
+    ambient, sun = rgb(light.ambient), rgb(light.sun)
     if light.casts:
         soft = canvas.shadows.filter(ImageFilter.BoxBlur(1))
         lit = 1 - np.asarray(soft)[first:].astype(np.float32)[..., None] * np.float32(1 / 255)
@@ -169,5 +185,5 @@ def _light_up(canvas: Canvas, colour: Floats, first: int, z: Floats, lawn: Bools
         colour *= (ambient + sun * cosine) * (1 + shaded)
     clear = np.exp(np.float32(-light.fog) * z)[..., None]
     colour *= clear
-    colour += np.float32(light.horizon) * (1 - clear)
+    colour += rgb(light.horizon) * (1 - clear)
     np.clip(colour, 0, 255, out=colour)

@@ -51,7 +51,11 @@ class Light:
     def soil(self, albedo: Colour) -> Colour:
         """The albedo, pulled towards the dust that all things of a hard scene share."""
         k, d = self.dustiness, self.dust
-        return (albedo[0] + k * (d[0] - albedo[0]), albedo[1] + k * (d[1] - albedo[1]), albedo[2] + k * (d[2] - albedo[2]))
+        return (
+            albedo[0] + k * (d[0] - albedo[0]),
+            albedo[1] + k * (d[1] - albedo[1]),
+            albedo[2] + k * (d[2] - albedo[2]),
+        )
 
     def shade(self, albedo: Colour, cosine: float, z: float) -> tuple[int, int, int]:
         """The colour on the canvas of an albedo (0..255) under that cosine, z metres away in the haze."""
@@ -78,8 +82,8 @@ def choose_light(rng: Generator, difficulty: float) -> Light:
         math.sin(elevation),
         math.cos(elevation) * math.cos(azimuth),
     )
-    level = rng.uniform(0.95, 1.12) * (1.0 if share else 0.92)
-    sunny = level * share * (0.34 + 0.26 * difficulty) * rng.uniform(0.85, 1.15)
+    level = rng.uniform(1.0, 1.2) * (1.0 if share else 0.92)
+    sunny = level * share * (0.44 + 0.32 * difficulty) * rng.uniform(0.85, 1.15)
     ambient = level - 0.72 * sunny
     strength = sunny if share else 0.12
     grey = rng.uniform(95, 150)
@@ -96,15 +100,18 @@ def choose_light(rng: Generator, difficulty: float) -> Light:
     )
 
 
-def paint_sky(light: Light, rng: Generator, height: int, width: int, horizon: int) -> Bytes:
-    """The sky (H, W, 3): a gradient that ends at row `horizon`, and clouds that thin out towards it."""
-    rows = np.clip(np.arange(height, dtype=np.float32) / max(1, horizon), 0, 1)[:, None]
+def paint_sky(light: Light, rng: Generator, height: int, width: int) -> Bytes:
+    """The sky (H, W, 3) down to the horizon: a gradient, and clouds that thin out towards its foot."""
+    rows = (np.arange(height, dtype=np.float32) / height)[:, None]
     gradient = (rows**1.4)[..., None]
-    sky = np.asarray(light.zenith, np.float32) * (1 - gradient) + np.asarray(light.horizon, np.float32) * gradient
-    noise = clouds(rng, height, width, [(5, 3), (10, 7), (22, 15), (44, 34)], 0.55)
+    sky = (
+        np.asarray(light.zenith, np.float32) * (1 - gradient)
+        + np.asarray(light.horizon, np.float32) * gradient
+    )
+    noise = clouds(rng, height, width, [(3, 3), (5, 7), (11, 15), (22, 34)], 0.55)
     density = np.clip((noise + np.float32(light.cover * 0.45 - 0.12)) * 2.6, 0, 1) * (1 - 0.7 * rows)
     # the underside of a cloud is darker than its top: compare with the noise a little higher up
-    relief = np.clip(noise - np.roll(noise, max(1, height // 40), axis=0), -0.25, 0.25)
+    relief = np.clip(noise - np.roll(noise, max(1, height // 20), axis=0), -0.25, 0.25)
     white = np.float32(236) + np.float32(110) * relief - np.float32(30 * light.cover)
-    sky = sky + density[..., None] * (white[..., None] * np.float32([1.0, 1.0, 1.015]) - sky)
+    sky = sky + density[..., None] * (white[..., None] - sky)
     return np.clip(sky, 0, 255).astype(np.uint8)

@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Floats = NDArray[np.float32]
+Offset = tuple[int, int]
+"""Row and column in the grain of a scene."""
 
 
-def clouds(rng: Generator, height: int, width: int, cells: Sequence[tuple[int, int]], falloff: float) -> Floats:
+def clouds(
+    rng: Generator, height: int, width: int, cells: Sequence[tuple[int, int]], falloff: float
+) -> Floats:
     """Smooth noise (H, W) about zero: one bicubic layer per (rows, columns) of `cells`, each `falloff` weaker."""
     total = np.zeros((height, width), dtype=np.float32)
     amplitude = 1.0
@@ -27,15 +31,26 @@ def clouds(rng: Generator, height: int, width: int, cells: Sequence[tuple[int, i
 class Grain:
     """One square of fine noise per scene that every surface cuts its texture from."""
 
-    size = 192
+    size = 128
 
     def __init__(self, rng: Generator) -> None:
         fine = rng.standard_normal((self.size, self.size), dtype=np.float32)
-        coarse = clouds(rng, self.size, self.size, [(24, 24), (64, 64)], 0.8)
+        coarse = clouds(rng, self.size, self.size, [(16, 16), (42, 42)], 0.8)
         self.square: Floats = np.float32(0.6) * fine + np.float32(1.6) * coarse
 
-    def cut(self, height: int, width: int, row: int, column: int) -> Floats:
-        """A piece (height, width) from (row, column) on, repeated where it is larger than the square."""
-        rows = np.arange(row, row + height) % self.size
-        columns = np.arange(column, column + width) % self.size
+    def cut(self, height: int, width: int, offset: Offset) -> Floats:
+        """A piece (height, width) that starts at `offset`, repeated where it is larger than the square."""
+        rows = np.arange(offset[0], offset[0] + height) % self.size
+        columns = np.arange(offset[1], offset[1] + width) % self.size
         return self.square[rows[:, None], columns[None, :]]
+
+
+def rgb(colour: tuple[float, float, float]) -> Floats:
+    """A colour as an array (3,)."""
+    return np.array(colour, dtype=np.float32)
+
+
+def choose_offset(rng: Generator) -> Offset:
+    """Draw where in the grain a surface begins."""
+    row, column = divmod(int(rng.integers(Grain.size * Grain.size)), Grain.size)
+    return row, column

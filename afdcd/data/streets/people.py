@@ -28,7 +28,14 @@ _TOPS: tuple[Colour, ...] = (
     (104, 62, 92),
     (226, 224, 220),
 )
-_TROUSERS: tuple[Colour, ...] = ((40, 44, 58), (58, 70, 96), (48, 46, 46), (92, 84, 74), (138, 124, 98), (74, 74, 78))
+_TROUSERS: tuple[Colour, ...] = (
+    (40, 44, 58),
+    (58, 70, 96),
+    (48, 46, 46),
+    (92, 84, 74),
+    (138, 124, 98),
+    (74, 74, 78),
+)
 _SKINS: tuple[Colour, ...] = ((226, 184, 156), (204, 156, 122), (164, 114, 84), (112, 76, 56))
 _HAIR: tuple[Colour, ...] = ((44, 34, 28), (84, 58, 36), (168, 132, 76), (120, 116, 112), (26, 24, 26))
 
@@ -69,7 +76,9 @@ class _Figure:
         points = [(self.x + x, y, self.z) for x, y in outline]
         self.canvas.polygon(points, albedo, self.lit * lit, self.label)
 
-    def limb(self, start: Spot, stop: Spot, widths: tuple[float, float], albedo: Colour, lit: float = 1.0) -> None:
+    def limb(
+        self, start: Spot, stop: Spot, widths: tuple[float, float], albedo: Colour, lit: float = 1.0
+    ) -> None:
         dx, dy = stop[0] - start[0], stop[1] - start[1]
         length = math.hypot(dx, dy) or 1.0
         nx, ny = -dy / length / 2, dx / length / 2
@@ -112,7 +121,7 @@ class Pedestrian:
         canvas.cast(corners, 0.95 * self.looks.height)
         canvas.darken([corners[0], corners[1], corners[3], corners[2]], 200)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint legs, arms, body, head and what is carried."""
         figure, k = _Figure(canvas, self.x, self.z, PEDESTRIAN), self.looks.height / 1.75
         top, legs, turn = self.looks.top, self.looks.trousers, self.turn
@@ -128,21 +137,52 @@ class Pedestrian:
             figure.limb((foot[0], 0.05 * k), toe, (0.1 * k, 0.08 * k), (36, 32, 30))
         half = (0.13 if turn else 0.2) * k
         self._arm(figure, -1, half, swing, k)
-        figure.shape([(-half, 1.43 * k), (half, 1.43 * k), (half * 0.82, 0.86 * k), (-half * 0.82, 0.86 * k)], top, 0.8)
+        figure.shape(
+            [(-half, 1.43 * k), (half, 1.43 * k), (half * 0.82, 0.86 * k), (-half * 0.82, 0.86 * k)], top, 0.8
+        )
         bright = figure.sunny * half
         figure.shape([(0, 1.47 * k), (bright, 1.43 * k), (bright * 0.82, 0.86 * k), (0, 0.86 * k)], top, 1.25)
         if self.garment == "coat":
-            figure.shape([(-half * 0.9, 1.0 * k), (half * 0.9, 1.0 * k), (half * 1.15, 0.55 * k), (-half * 1.15, 0.55 * k)], top)
+            figure.shape(
+                [
+                    (-half * 0.9, 1.0 * k),
+                    (half * 0.9, 1.0 * k),
+                    (half * 1.15, 0.55 * k),
+                    (-half * 1.15, 0.55 * k),
+                ],
+                top,
+            )
         elif self.garment == "skirt":
-            figure.shape([(-half * 0.8, 0.95 * k), (half * 0.8, 0.95 * k), (half * 1.2, 0.52 * k), (-half * 1.2, 0.52 * k)], legs)
+            figure.shape(
+                [
+                    (-half * 0.8, 0.95 * k),
+                    (half * 0.8, 0.95 * k),
+                    (half * 1.2, 0.52 * k),
+                    (-half * 1.2, 0.52 * k),
+                ],
+                legs,
+            )
         self._arm(figure, 1, half, swing, k)
         if self.load == "backpack" and (turn or self.behind):
             shift = -turn * 0.17 * k
-            figure.shape([(shift - 0.13 * k, 1.4 * k), (shift + 0.13 * k, 1.4 * k), (shift + 0.13 * k, 1.0 * k), (shift - 0.13 * k, 1.0 * k)], (62, 66, 72))
+            figure.shape(
+                [
+                    (shift - 0.13 * k, 1.4 * k),
+                    (shift + 0.13 * k, 1.4 * k),
+                    (shift + 0.13 * k, 1.0 * k),
+                    (shift - 0.13 * k, 1.0 * k),
+                ],
+                (62, 66, 72),
+            )
         elif self.load == "bag":
-            figure.shape([(half, 0.86 * k), (half + 0.2 * k, 0.86 * k), (half + 0.2 * k, 0.56 * k), (half, 0.56 * k)], (132, 92, 58))
+            figure.shape(
+                [(half, 0.86 * k), (half + 0.2 * k, 0.86 * k), (half + 0.2 * k, 0.56 * k), (half, 0.56 * k)],
+                (132, 92, 58),
+            )
         figure.limb((0, 1.42 * k), (0.02 * turn, 1.56 * k), (0.12 * k, 0.1 * k), self.looks.skin)
-        figure.head((0.03 * turn * k, 1.63 * k), 0.125 * k, self.looks, 1.0 if self.behind and not turn else 0.0)
+        figure.head(
+            (0.03 * turn * k, 1.63 * k), 0.125 * k, self.looks, 1.0 if self.behind and not turn else 0.0
+        )
 
     def _arm(self, figure: _Figure, mirror: int, half: float, swing: float, k: float) -> None:
         shoulder = (mirror * half * (0.3 if self.turn else 0.95), 1.4 * k)
@@ -174,7 +214,7 @@ class Cyclist:
         canvas.cast(corners, 1.5)
         canvas.darken([corners[0], corners[1], corners[3], corners[2]], 170)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint the bicycle and who rides it."""
         figure = _Figure(canvas, self.x, self.z, BICYCLIST)
         if self.turn:
@@ -187,7 +227,13 @@ class Cyclist:
         for wheel in (-0.54, 0.54):
             canvas.ring((self.x + wheel, 0.36, self.z), 0.36, 0.075, (34, 34, 36), figure.lit, BICYCLIST)
         crank, seat, bar, hub = (-0.06 * t, 0.34), (-0.2 * t, 0.92), (0.42 * t, 0.98), (0.54 * t, 0.36)
-        for start, stop in ((crank, seat), (crank, (0.38 * t, 0.84)), (seat, (0.38 * t, 0.84)), (bar, hub), (crank, (-0.54 * t, 0.36))):
+        for start, stop in (
+            (crank, seat),
+            (crank, (0.38 * t, 0.84)),
+            (seat, (0.38 * t, 0.84)),
+            (bar, hub),
+            (crank, (-0.54 * t, 0.36)),
+        ):
             figure.limb(start, stop, (0.07, 0.07), self.frame)
         hip, shoulder = (-0.17 * t, 1.02), (0.16 * t, 1.5)
         for phase in (math.pi, 0.0):
@@ -199,7 +245,9 @@ class Cyclist:
             figure.limb(knee, foot, (0.15, 0.1), looks.trousers, shade)
             figure.limb(foot, (foot[0] + 0.16 * t, foot[1] - 0.01), (0.09, 0.07), (40, 36, 34))
         figure.limb(hip, shoulder, (0.27, 0.3), looks.top)
-        figure.limb((hip[0], hip[1] + 0.05), (shoulder[0] - 0.06 * t, shoulder[1]), (0.1, 0.12), looks.top, 1.3)
+        figure.limb(
+            (hip[0], hip[1] + 0.05), (shoulder[0] - 0.06 * t, shoulder[1]), (0.1, 0.12), looks.top, 1.3
+        )
         elbow = (0.33 * t, 1.2)
         figure.limb((shoulder[0], shoulder[1] - 0.06), elbow, (0.13, 0.11), looks.top, 0.9)
         figure.limb(elbow, bar, (0.11, 0.08), looks.skin)
@@ -207,12 +255,21 @@ class Cyclist:
 
     def _along(self, figure: _Figure) -> None:
         looks, swing = self.looks, 0.16 * math.sin(self.pedal)
-        figure.shape([(-0.045, 0.66), (0.045, 0.66), (0.055, 0.34), (0.04, 0.0), (-0.04, 0.0), (-0.055, 0.34)], (34, 34, 36))
+        figure.shape(
+            [(-0.045, 0.66), (0.045, 0.66), (0.055, 0.34), (0.04, 0.0), (-0.04, 0.0), (-0.055, 0.34)],
+            (34, 34, 36),
+        )
         figure.limb((0, 0.62), (0, 1.0), (0.09, 0.09), self.frame)
         for mirror in (-1, 1):
             foot = (mirror * 0.13, 0.32 + mirror * swing)
             knee = (mirror * 0.17, 0.72 + 0.5 * mirror * swing)
-            figure.limb((mirror * 0.09, 1.0), knee, (0.19, 0.15), looks.trousers, 1.0 if mirror == figure.sunny else 0.75)
+            figure.limb(
+                (mirror * 0.09, 1.0),
+                knee,
+                (0.19, 0.15),
+                looks.trousers,
+                1.0 if mirror == figure.sunny else 0.75,
+            )
             figure.limb(knee, foot, (0.15, 0.1), looks.trousers, 1.0 if mirror == figure.sunny else 0.75)
             figure.limb(foot, (foot[0], foot[1] - 0.08), (0.12, 0.1), (40, 36, 34))
             figure.limb((mirror * 0.2, 1.48), (mirror * 0.29, 1.22), (0.12, 0.1), looks.top, 0.9)
@@ -227,7 +284,17 @@ class Cyclist:
         figure.head(at, 0.125, self.looks, hair)
         if self.helmet:
             x, y = at
-            figure.shape([(x - 0.13, y + 0.02), (x - 0.1, y + 0.12), (x, y + 0.16), (x + 0.1, y + 0.12), (x + 0.13, y + 0.02)], self.frame, 1.2)
+            figure.shape(
+                [
+                    (x - 0.13, y + 0.02),
+                    (x - 0.1, y + 0.12),
+                    (x, y + 0.16),
+                    (x + 0.1, y + 0.12),
+                    (x + 0.13, y + 0.02),
+                ],
+                self.frame,
+                1.2,
+            )
 
 
 def choose_pedestrian(rng: Generator, x: float, z: float, *, across: bool) -> Pedestrian:

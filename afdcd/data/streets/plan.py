@@ -31,7 +31,7 @@ class Thing(Protocol):
     def shadow(self, canvas: Canvas) -> None:
         """Cast a shadow on the ground."""
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint it."""
 
 
@@ -74,7 +74,9 @@ class Planner:
     def scene(self) -> Scene:
         """Plan everything."""
         rng = self.rng
-        view = View(rng.uniform(0.6, 0.82), rng.uniform(0.38, 0.62), rng.uniform(0.4, 0.52), rng.uniform(1.3, 1.9))
+        view = View(
+            rng.uniform(0.6, 0.82), rng.uniform(0.38, 0.62), rng.uniform(0.4, 0.52), rng.uniform(1.3, 1.9)
+        )
         for side in (-1, 1):
             self._line(side)
             self._poles(side)
@@ -115,14 +117,15 @@ class Planner:
         rng, border = self.rng, self.street.border(side)
         kind = str(rng.choice(("row", "gardens", "park"), p=(0.58, 0.29, 0.13)))
         setback = 0.0 if kind == "row" else rng.uniform(2.5, 5)
-        z = rng.uniform(1.5, 5)
+        z, exposed = rng.uniform(1.5, 5), True
         while z < _FAR:
             open_lot = kind == "park" or rng.random() < (0.06 if kind == "row" else 0.16)
-            house = choose_house(rng, side, border + side * (setback + rng.uniform(0, 0.25)), z, kind == "gardens")
+            front = border + side * (setback + rng.uniform(0, 0.25))
+            house = choose_house(rng, side, front, z, detached=kind == "gardens", exposed=exposed)
             length = house.span[1] - house.span[0]
             onward = self._after_crossing(z, length)
             if onward is not None:
-                z = onward
+                z, exposed = onward, True
                 continue
             if not open_lot:
                 self.houses.append(house)
@@ -132,14 +135,21 @@ class Planner:
                 self._enclose(border, z, length)
                 if rng.random() < 0.5:
                     tree_z = z + rng.uniform(0.2, 0.8) * length
-                    self.gardens.append(choose_tree(rng, self.crowns, border + side * rng.uniform(1, 2.5), tree_z, self.autumn))
+                    self.gardens.append(
+                        choose_tree(
+                            rng, self.crowns, border + side * rng.uniform(1, 2.5), tree_z, self.autumn
+                        )
+                    )
+            exposed = open_lot or kind != "row"
             z += length + (0.0 if kind == "row" else rng.uniform(1, 4))
 
     def _grove(self, side: int, border: float, z: float, length: float) -> None:
         """Trees on an open lot."""
         for _ in range(int(self.rng.integers(2, 5))):
             x = border + side * self.rng.uniform(2, 9)
-            self.houses.append(choose_tree(self.rng, self.crowns, x, z + self.rng.random() * length, self.autumn))
+            self.houses.append(
+                choose_tree(self.rng, self.crowns, x, z + self.rng.random() * length, self.autumn)
+            )
 
     def _enclose(self, border: float, z: float, length: float) -> None:
         """A fence or a hedge in front of a lot."""
@@ -188,7 +198,9 @@ class Planner:
         for _ in range(int(rng.integers(1, 6))):
             x = self.street.edge(side) - side * rng.uniform(1.0, 1.2)
             if self._after_crossing(z, 5) is None and self._free(x, z + 2.2, 2.6):
-                self.standing.append(choose_car(rng, x, z, 0.0 if side == self._drives_on() else math.pi, large=False))
+                self.standing.append(
+                    choose_car(rng, x, z, 0.0 if side == self._drives_on() else math.pi, large=False)
+                )
             z += rng.uniform(5.2, 9)
 
     def _drives_on(self) -> int:
@@ -205,16 +217,21 @@ class Planner:
             if self._free(x, z + 2, 3.2):
                 self.standing.append(choose_car(rng, x, z, 0.0 if lane == own else math.pi))
         if street.crossing and rng.random() < 0.35:
-            x, z = street.centre + rng.uniform(-1.4, 1.4) * street.half, street.crossing[0] + rng.uniform(1.5, 3.5)
+            x, z = (
+                street.centre + rng.uniform(-1.4, 1.4) * street.half,
+                street.crossing[0] + rng.uniform(1.5, 3.5),
+            )
             if self._free(x, z, 3.2):
-                self.standing.append(choose_car(rng, x, z, math.copysign(math.pi / 2, rng.uniform(-1, 1)), large=False))
+                self.standing.append(
+                    choose_car(rng, x, z, math.copysign(math.pi / 2, rng.uniform(-1, 1)), large=False)
+                )
 
     def _signs(self) -> None:
         """Traffic signs at the kerbs."""
         for _ in range(1 + self._count(1.6)):
             side = 1 if self.rng.random() < 0.5 else -1
             x = self.street.edge(side) + side * self.rng.uniform(0.3, 0.9)
-            z = self._distance(3.8, 13)
+            z = self._distance(4.6, 14)
             if self._free(x, z, 0.6):
                 self.standing.append(choose_sign(self.rng, x, z))
 
@@ -233,7 +250,9 @@ class Planner:
         for _ in range(self._count(1.35)):
             across = rng.random() < 0.42
             side = 1 if rng.random() < 0.5 else -1
-            x = street.centre + street.half * (rng.uniform(-0.9, 0.9) if across else side * rng.uniform(0.5, 0.9))
+            x = street.centre + street.half * (
+                rng.uniform(-0.9, 0.9) if across else side * rng.uniform(0.5, 0.9)
+            )
             z = self._distance(3.6, 13)
             if self._free(x, z, 0.9):
                 self.standing.append(choose_cyclist(rng, x, z, across=across))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +13,17 @@ from afdcd.data.streets.canvas import Canvas
 from afdcd.data.streets.classes import TREE
 from afdcd.data.streets.facades import plain
 from afdcd.data.streets.light import Colour
-from afdcd.data.streets.noise import Floats, Grain, clouds
+from afdcd.data.streets.noise import Floats, Grain, Offset, choose_offset, clouds, rgb
 
 _LEAVES: tuple[Colour, ...] = ((88, 116, 54), (72, 104, 56), (104, 126, 62), (64, 92, 50), (120, 128, 60))
 _AUTUMN: tuple[Colour, ...] = ((172, 116, 48), (158, 92, 46), (150, 132, 56))
 _CROWN = 80
+_ROUND = tuple((math.cos(0.2 * math.pi * k), math.sin(0.2 * math.pi * k)) for k in range(10))
 
 
 @dataclass(frozen=True)
 class Crown:
-    """A crown of leaves seen from the side: brightness and stencil (80, 80), sun from the right if `flip` is 1."""
+    """A crown of leaves seen from the side: brightness and stencil, both (80, 80)."""
 
     brightness: Floats
     shape: NDArray[np.bool_]
@@ -60,7 +62,6 @@ class Tree:
     bare: float
     leaves: Colour
     crown: Crown
-    mirrored: bool
 
     def shadow(self, canvas: Canvas) -> None:
         """Cast the shadow of crown and trunk."""
@@ -69,16 +70,18 @@ class Tree:
         canvas.cast([(self.x - 0.12, self.z), (self.x + 0.12, self.z)], self.bare * self.height)
         sun, middle = canvas.light.toward, 0.62 * self.height
         x, z = self.x - sun[0] / sun[1] * middle, self.z - sun[2] / sun[1] * middle
-        for dx, dz, size in ((0, 0, 1.0), (0.5, 0.35, 0.62), (-0.55, 0.3, 0.58), (0.2, -0.6, 0.6), (-0.3, -0.5, 0.5)):
+        for dx, dz, size in (
+            (0, 0, 1.0),
+            (0.5, 0.35, 0.62),
+            (-0.55, 0.3, 0.58),
+            (0.2, -0.6, 0.6),
+            (-0.3, -0.5, 0.5),
+        ):
             radius = 0.42 * self.spread * size
-            turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-            ring = [
-                (x + 0.6 * dx * self.spread + radius * float(np.cos(t)), z + 0.9 * dz * self.spread + 1.4 * radius * float(np.sin(t)))
-                for t in turn
-            ]
-            canvas.darken(ring, 225)
+            middle_x, middle_z = x + 0.6 * dx * self.spread, z + 0.9 * dz * self.spread
+            canvas.darken([(middle_x + radius * c, middle_z + 1.4 * radius * s) for c, s in _ROUND], 225)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint trunk and crown."""
         light = canvas.light
         foot, waist = 0.022 * self.height + 0.04, 0.016 * self.height + 0.02
@@ -90,12 +93,13 @@ class Tree:
             (self.x - waist, fork, self.z),
         ]
         canvas.polygon(trunk, (92, 76, 62), 0.5 * light.cosine(0, 0, -1), TREE)
-        order = slice(None, None, -1 if self.mirrored else 1)
-        lit = np.float32(light.factor(0.55)) * np.float32(light.soil(self.leaves))
-        picture = self.crown.brightness[:, order, None] * lit
+        # a far crown needs no more points than it has pixels
+        step = 2 if canvas.camera.focal * self.spread / self.z < _CROWN / 2 else 1
+        lit = rgb(light.factor(0.55)) * rgb(light.soil(self.leaves))
+        picture = self.crown.brightness[::step, ::step, None] * lit
         sides = (self.x - self.spread / 2, self.x + self.spread / 2)
         heights = (self.bare * self.height, self.height)
-        canvas.front(sides, self.z, heights, picture, TREE, self.crown.shape[:, order])
+        canvas.front(sides, self.z, heights, picture, TREE, self.crown.shape[::step, ::step])
 
 
 def choose_tree(rng: Generator, crowns: list[Crown], x: float, z: float, autumn: bool) -> Tree:
@@ -112,7 +116,6 @@ def choose_tree(rng: Generator, crowns: list[Crown], x: float, z: float, autumn:
         bare=rng.uniform(0.2, 0.36),
         leaves=(leaves[0] + tone, leaves[1] + tone, leaves[2] + tone),
         crown=crowns[int(rng.integers(len(crowns)))],
-        mirrored=False,
     )
 
 
@@ -124,6 +127,7 @@ class Hedge:
     span: tuple[float, float]
     height: float
     leaves: Colour
+    offset: Offset
 
     @property
     def z(self) -> float:
@@ -134,21 +138,21 @@ class Hedge:
         """Cast its shadow."""
         canvas.cast([(self.x, self.span[0]), (self.x, self.span[1])], self.height)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint the near end and the long side."""
         light, side = canvas.light, 1 if self.x > 0 else -1
         leaves = light.soil(self.leaves)
-        end = plain(leaves, 16, 10, 0.13, grain, rng) * np.float32(light.factor(light.cosine(0, 0, -1)))
+        end = plain(leaves, 16, 10, 0.13, grain, self.offset) * rgb(light.factor(light.cosine(0, 0, -1)))
         sides = sorted((self.x, self.x + side * 0.7))
         canvas.front((sides[0], sides[1]), self.span[0], (0.0, self.height), end, TREE)
-        long = plain(leaves, 18, 160, 0.13, grain, rng) * np.float32(light.factor(light.cosine(-side, 0, 0)))
+        long = plain(leaves, 18, 160, 0.13, grain, self.offset) * rgb(light.factor(light.cosine(-side, 0, 0)))
         long *= np.linspace(1.12, 0.72, 18, dtype=np.float32)[:, None, None]
-        offset = int(rng.integers(0, grain.size))
-        shape = np.arange(18)[:, None] >= 1.2 + grain.cut(1, 160, offset, offset)
+        shape = np.arange(18)[:, None] >= 1.2 + grain.cut(1, 160, self.offset)
         canvas.wall(self.x, self.span, (0.0, self.height), long, TREE, shape)
 
 
 def choose_hedge(rng: Generator, x: float, span: tuple[float, float]) -> Hedge:
     """Draw a hedge on the plane `x`."""
     leaves = _LEAVES[int(rng.integers(len(_LEAVES)))]
-    return Hedge(x=x, span=span, height=rng.uniform(0.9, 1.9), leaves=(leaves[0] * 0.9, leaves[1] * 0.9, leaves[2] * 0.9))
+    dark = (leaves[0] * 0.9, leaves[1] * 0.9, leaves[2] * 0.9)
+    return Hedge(x=x, span=span, height=rng.uniform(0.9, 1.9), leaves=dark, offset=choose_offset(rng))

@@ -39,30 +39,31 @@ def render(seed: int, *, size: Size, difficulty: float, classes: ClassCount) -> 
     Returns:
         The RGB image (H, W, 3) and the class ids (H, W), both uint8.
     """
-    plan_rng, draw_rng, grain_rng, film_rng = np.random.default_rng(seed).spawn(4)
+    plan_rng, air_rng, film_rng = np.random.default_rng(seed).spawn(3)
     scene = plan_scene(plan_rng, difficulty)
-    canvas = _paint(scene, size, draw_rng, Grain(grain_rng), grain_rng)
+    canvas = _paint(scene, size, air_rng)
     mask = np.asarray(canvas.mask)[_SUPER // 2 :: _SUPER, _SUPER // 2 :: _SUPER].copy()
     image = _expose(np.asarray(canvas.image.reduce(_SUPER)), mask, film_rng, difficulty)
     return image, TO_NINE[mask] if classes == 9 else mask
 
 
-def _paint(scene: Scene, size: Size, rng: Generator, grain: Grain, sky_rng: Generator) -> Canvas:
+def _paint(scene: Scene, size: Size, rng: Generator) -> Canvas:
     """Paint sky, ground and things on a canvas `_SUPER` times the size."""
     height, width = size[0] * _SUPER, size[1] * _SUPER
     view = scene.view
     # the square root keeps the same share of the street in view for tall and for wide images
     focal = view.focal * math.sqrt(2 * height * width)
     camera = Camera(width, height, focal, view.across * width, view.down * height, view.eye)
+    grain = Grain(rng)
     canvas = Canvas(camera, scene.light)
-    canvas.image.paste(Image.fromarray(paint_sky(scene.light, sky_rng, height, width, round(camera.cy))))
+    canvas.image.paste(Image.fromarray(paint_sky(scene.light, rng, math.ceil(camera.cy) + 1, width)))
     for layer in scene.layers:
         for thing in layer:
             thing.shadow(canvas)
-    paint_ground(canvas, scene.street, grain, rng)
+    paint_ground(canvas, scene.street, grain)
     for layer in scene.layers:
         for thing in sorted(layer, key=lambda thing: -thing.z):
-            thing.draw(canvas, grain, rng)
+            thing.draw(canvas, grain)
     return canvas
 
 

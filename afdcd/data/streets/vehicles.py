@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from numpy.random import Generator
@@ -65,11 +66,14 @@ class Car:
     def shadow(self, canvas: Canvas) -> None:
         """Cast its shadow, and always darken the ground beneath."""
         s = self.shape
-        corners = [(p[0], p[2]) for p in self._at([(a, b, 0) for a, b in ((-0.5, -1), (-0.5, 1), (0.5, 1), (0.5, -1))])]
+        corners = [
+            (p[0], p[2])
+            for p in self._at([(a, b, 0) for a, b in ((-0.5, -1), (-0.5, 1), (0.5, 1), (0.5, -1))])
+        ]
         canvas.cast(corners, 0.8 * s.top)
         canvas.darken(corners, 255)
 
-    def draw(self, canvas: Canvas, grain: Grain, rng: Generator) -> None:
+    def draw(self, canvas: Canvas, grain: Grain) -> None:
         """Paint the faces that the camera sees, body first, cabin above it."""
         side = self._visible(1.0, across=True)
         end = self._visible(1.0, across=False)
@@ -78,13 +82,15 @@ class Car:
         self._cabin(canvas, side, end)
         self._face(canvas, end)
 
-    def _at(self, local: list[tuple[float, float, float]]) -> list[Point]:
+    def _at(self, local: Sequence[tuple[float, float, float]]) -> list[Point]:
         """World points of (share of length, share of half width, height)."""
         sine, cosine = math.sin(self.heading), math.cos(self.heading)
         points: list[Point] = []
         for a, b, y in local:
             along, across = a * self.shape.length, b * self.shape.half
-            points.append((self.x + along * sine + across * cosine, y, self.z + along * cosine - across * sine))
+            points.append(
+                (self.x + along * sine + across * cosine, y, self.z + along * cosine - across * sine)
+            )
         return points
 
     def _normal(self, sign: float, *, across: bool) -> tuple[float, float]:
@@ -104,9 +110,14 @@ class Car:
 
     def _body(self, canvas: Canvas, side: float, end: float) -> None:
         s, up = self.shape, canvas.light.cosine(0, 1, 0)
-        deck = [(-0.48, -0.97, s.belt), (-0.48, 0.97, s.belt), (s.base[1], 0.97, s.belt), (s.base[1], -0.97, s.belt)]
+        deck = [(-0.5, -1, s.belt), (-0.5, 1, s.belt), (s.base[1], 1, s.belt), (s.base[1], -1, s.belt)]
         canvas.polygon(self._at(deck), self.paint, up, CAR)
-        nose = [(s.base[1], -0.95, s.belt), (s.base[1], 0.95, s.belt), (0.48, 0.88, s.bonnet), (0.48, -0.88, s.bonnet)]
+        nose = [
+            (s.base[1], -1, s.belt),
+            (s.base[1], 1, s.belt),
+            (0.5, 0.95, s.bonnet),
+            (0.5, -0.95, s.bonnet),
+        ]
         canvas.polygon(self._at(nose), self.paint, up, CAR)
         flank = [
             (-0.49, 0.28),
@@ -123,14 +134,23 @@ class Car:
         canvas.polygon(self._at(sill), (44, 44, 46), lit, CAR)
         high = s.bonnet if end > 0 else s.belt
         front = [(-0.94, 0.3), (-1, 0.55), (-0.93, high), (0.93, high), (1, 0.55), (0.94, 0.3)]
-        canvas.polygon(self._at([(end * 0.5, b, y) for b, y in front]), self.paint, self._lit(canvas, end, across=False), CAR)
+        canvas.polygon(
+            self._at([(end * 0.5, b, y) for b, y in front]),
+            self.paint,
+            self._lit(canvas, end, across=False),
+            CAR,
+        )
 
     def _wheels(self, canvas: Canvas, side: float) -> None:
         radius = 0.33 if self.shape.length < 6 else 0.48
         for place in (-0.31, 0.31):
             for size, albedo in ((1.0, (26.0, 26.0, 28.0)), (0.55, (138.0, 140.0, 144.0))):
                 rim = [
-                    (place + size * radius * math.cos(t * 0.5236) / self.shape.length, side * 1.01, radius + size * radius * math.sin(t * 0.5236))
+                    (
+                        place + size * radius * math.cos(t * 0.5236) / self.shape.length,
+                        side * 1.01,
+                        radius + size * radius * math.sin(t * 0.5236),
+                    )
                     for t in range(12)
                 ]
                 canvas.polygon(self._at(rim), albedo, self._lit(canvas, side, across=True), CAR)
@@ -143,13 +163,23 @@ class Car:
             34 + 0.24 * light.horizon[1],
             38 + 0.26 * light.horizon[2],
         )
-        roof = [(s.roof[0], -taper, s.top), (s.roof[0], taper, s.top), (s.roof[1], taper, s.top), (s.roof[1], -taper, s.top)]
+        roof = [
+            (s.roof[0], -taper, s.top),
+            (s.roof[0], taper, s.top),
+            (s.roof[1], taper, s.top),
+            (s.roof[1], -taper, s.top),
+        ]
         canvas.polygon(self._at(roof), self.paint, light.cosine(0, 1, 0), CAR)
         base, top = (s.base[0], s.base[1]), (s.roof[0], s.roof[1])
-        flank = [(base[0], side * 0.96, s.belt), (base[1], side * 0.96, s.belt), (top[1], side * taper, s.top), (top[0], side * taper, s.top)]
+        flank = [
+            (base[0], side * 0.96, s.belt),
+            (base[1], side * 0.96, s.belt),
+            (top[1], side * taper, s.top),
+            (top[0], side * taper, s.top),
+        ]
         lit = self._lit(canvas, side, across=True)
         canvas.polygon(self._at(flank), self.paint, lit, CAR)
-        for start, stop in (((0.62, 0.95),) if s.panelled else ((0.08, 0.47), (0.53, 0.93))):
+        for start, stop in ((0.62, 0.95),) if s.panelled else ((0.08, 0.47), (0.53, 0.93)):
             canvas.polygon(self._at(_inset(flank, start, stop, 0.08, 0.84)), glass, lit, None)
         a, b = (base[1], top[1]) if end > 0 else (base[0], top[0])
         screen = [(a, -0.96, s.belt), (a, 0.96, s.belt), (b, taper, s.top), (b, -taper, s.top)]
@@ -170,14 +200,20 @@ class Car:
         patch(-0.96, 0.96, 0.24, 0.4, (46, 46, 48))
         lamp = (238.0, 236.0, 222.0) if end > 0 else (176.0, 26.0, 24.0)
         for mirror in (-1, 1):
-            patch(min(mirror * 0.92, mirror * 0.6), max(mirror * 0.92, mirror * 0.6), high - 0.26, high - 0.1, lamp)
+            patch(
+                min(mirror * 0.92, mirror * 0.6),
+                max(mirror * 0.92, mirror * 0.6),
+                high - 0.26,
+                high - 0.1,
+                lamp,
+            )
         if end > 0:
             patch(-0.5, 0.5, high - 0.28, high - 0.12, (40, 42, 44))
         patch(-0.26, 0.26, 0.42, 0.54, (222, 220, 206))
 
 
 def _inset(
-    quad: list[tuple[float, float, float]], left: float, right: float, low: float, high: float
+    quad: Sequence[tuple[float, float, float]], left: float, right: float, low: float, high: float
 ) -> list[tuple[float, float, float]]:
     """The part of a quad (bottom from left to right, then top from right to left) between those shares."""
 
@@ -194,7 +230,19 @@ def choose_car(rng: Generator, x: float, z: float, heading: float, *, large: boo
     names = list(_SHAPES) if large else list(_SHAPES)[:3]
     weights = [_SHAPES[name][1] for name in names]
     shape = _SHAPES[str(rng.choice(names, p=[w / sum(weights) for w in weights]))][0]
-    paint = _PAINTS[int(rng.choice(len(_PAINTS), p=(0.16, 0.14, 0.12, 0.1, 0.12, 0.08, 0.07, 0.08, 0.04, 0.03, 0.03, 0.03)))]
+    paint = _PAINTS[
+        int(
+            rng.choice(
+                len(_PAINTS), p=(0.16, 0.14, 0.12, 0.1, 0.12, 0.08, 0.07, 0.08, 0.04, 0.03, 0.03, 0.03)
+            )
+        )
+    ]
     tone = rng.normal(0, 6)
     away = 0.5 * shape.length if abs(math.sin(heading)) < 0.5 else shape.half
-    return Car(x=x, z=z + away, heading=heading, shape=shape, paint=(paint[0] + tone, paint[1] + tone, paint[2] + tone))
+    return Car(
+        x=x,
+        z=z + away,
+        heading=heading,
+        shape=shape,
+        paint=(paint[0] + tone, paint[1] + tone, paint[2] + tone),
+    )
