@@ -73,7 +73,7 @@ def card(manifest: Manifest, measured: dict[str, Any]) -> str:
         p50=latency["latency_ms"]["p50"],
         throughput=latency["throughput"],
         state="" if reason is None else f" (unstable: {reason})",
-        table="\n".join(f"| {name} | {_iou(value)} |" for name, value in accuracy["iou"].items()),
+        table="\n".join(f"| {name} | {_iou(accuracy['iou'][name])} |" for name in contract.classes),
         commit=commit,
         licence=provenance["data"]["licence"],
     )

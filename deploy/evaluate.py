@@ -37,6 +37,7 @@ class Score(Config):
     """Accuracy over a set of images; shares lie in 0..1, a class without a pixel anywhere has IoU null.
 
     Attributes:
+        classes: names in the order of the class numbers (files keep no order of `iou`).
         images: how many were scored.
         input_size: (height, width) at the engine.
         fit: how images were brought to it.
@@ -45,10 +46,11 @@ class Score(Config):
         iou: class -> intersection over union, counted at the labels' own size over the whole set.
         agreement: share of all pixels at input size where engine and reference name the same class.
         lowest_agreement: the same of the image where it is lowest.
-        confusion: pixels, rows truth, columns prediction, in the order of `iou`.
+        confusion: pixels, rows truth, columns prediction, in the order of `classes`.
         engine: SHA-256 of the bundle's manifest; null for the reference.
     """
 
+    classes: list[str]
     images: int
     input_size: Size
     fit: Fit
@@ -121,6 +123,7 @@ def evaluate(
         raise UserError(f"nothing to score: {images} images without a labelled pixel; check images and masks")
     iou = confusion.iou()
     score = Score(
+        classes=list(classes),
         images=images,
         input_size=size,
         fit=mode,

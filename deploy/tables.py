@@ -54,7 +54,8 @@ def accuracy(score: Score) -> Table:
         f"{score.images} images at {score.input_size[0]}x{score.input_size[1]} ({score.fit})",
         ["class", "IoU %"],
     )
-    for name, value in score.iou.items():
+    for name in score.classes:
+        value = score.iou[name]
         table.add_row(name, _number(None if value is None else 100 * value, 2))
     table.add_section()
     table.add_row("mean IoU", _number(100 * score.miou, 2))

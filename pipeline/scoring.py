@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -83,5 +84,5 @@ def load_maps(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run dvc repro") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); delete its folder and run dvc repro") from error

@@ -11,20 +11,22 @@ from deploy.config import TargetConfig
 from deploy.sessions import BACKENDS
 
 PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32", "int8"), "pytorch": ("fp32",)}
-"""What each backend runs with a gain; ONNX Runtime computes fp16 on a CPU in fp32 and has no bf16 convolution."""
+"""What is worth running: on a CPU, ONNX Runtime computes fp16 in fp32 and has no bf16 convolution."""
 
-_GPU_BACKENDS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+GPU_BACKENDS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 
 
 def capability(backend: str, precision: str) -> str | None:
     """Why this machine cannot build and run a target, as the rest of a sentence; None if it can."""
-    if backend in _GPU_BACKENDS:
+    if backend in GPU_BACKENDS:
         return _gpu(backend)
     if backend not in BACKENDS:
-        return f"names the unknown backend {backend!r}; {nearest(backend, [*BACKENDS, *_GPU_BACKENDS])}"
+        return f"names the unknown backend {backend!r}; {nearest(backend, [*BACKENDS, *GPU_BACKENDS])}"
     if precision not in PRECISIONS[backend]:
         possible = " or ".join(PRECISIONS[backend])
-        return f"asks {backend} for {precision}, which gains nothing on a CPU; set precision to {possible}"
+        return (
+            f"asks {backend} for {precision}, which it does not run, or not faster, on a CPU; take {possible}"
+        )
     package = {"pytorch": "torch"}.get(backend, backend)
     if find_spec(package) is None:
         return f"needs the package {package}, which is not installed; pip install {package}"
@@ -55,11 +57,11 @@ def nvidia_driver() -> bool:
 
 
 def _gpu(backend: str) -> str:
-    library = _GPU_BACKENDS[backend]
+    library = GPU_BACKENDS[backend]
     if not nvidia_driver():
         return (
-            f"needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and {library}; this machine has none; "
-            "remove it from deploy.targets or measure on such a machine"
+            f"needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and {library}; "
+            "this machine has none; remove it from deploy.targets or measure on such a machine"
         )
     return (
         f"needs {library}; this machine has a GPU, but the backend {backend} is not part of this version; "
