@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_run import SIZE, TARGET, write_data, write_engine
+
+from deploy.__main__ import main
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    write_engine(tmp_path / "bundle", "painter", highest=1)
+    return tmp_path / "bundle"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *given: str) -> str:
+    """What a refused command says; it exits 1."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(given))
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("error: ")
+    return said.err
+
+
+def test_doctor_says_what_runs_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    assert "ready" in capsys.readouterr().out
+    main(["doctor", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["engines"]["onnxruntime int8"] is None and "needs" in told["engines"]["tensorrt fp16"]
+    assert told["hardware"]["cpu"]["logical_cores"] >= 1
+
+
+def test_evaluate_scores_folders(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data(tmp_path / "data", per_split=2)
+    folders = ["--images", str(tmp_path / "data/image"), "--masks", str(tmp_path / "data/mask")]
+    main(["evaluate", str(bundle), *folders, "--json"])
+    score = json.loads(capsys.readouterr().out)
+    assert score["images"] == 6 and score["iou"]["road"] == 1.0 and score["iou"]["car"] == 0.0
+    main(["evaluate", str(bundle), *folders])
+    assert "mean IoU" in capsys.readouterr().out
+
+
+def test_benchmark_takes_bundles_and_files(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--iterations", "4", "--rounds", "2", "--warmup", "1"]
+    write_engine(tmp_path / "other", "copier", highest=2)
+    main(["benchmark", str(bundle), str(tmp_path / "other"), *few, "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["models"]) == {f"painter on {TARGET}", f"copier on {TARGET}"}
+    assert report["baseline"] == f"painter on {TARGET}" and report["input_size"] == list(SIZE)
+    main(["benchmark", str(bundle), *few])
+    assert "p50" in capsys.readouterr().out
+    assert "a benchmark needs fixed sizes" in refused(
+        capsys, "benchmark", str(bundle / "class_map.onnx"), *few
+    )
+
+
+def test_verify_finds_an_altered_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["verify", str(bundle)])
+    assert "class_map.onnx" in capsys.readouterr().out
+    (bundle / "class_map.onnx").write_bytes(b"other")
+    assert "not the file that its manifest describes" in refused(capsys, "verify", str(bundle))
+
+
+def test_mistakes_are_one_sentence(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "does not exist" in refused(capsys, "benchmark", "nowhere.onnx")
+    assert "given twice" in refused(capsys, "benchmark", str(bundle), str(bundle))
+    assert "is no folder" in refused(
+        capsys, "evaluate", str(bundle), "--images", "nowhere", "--masks", "nowhere"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", str(bundle), "--rounds", "0"])
+    assert ended.value.code == 2 and "at least 1" in capsys.readouterr().err
