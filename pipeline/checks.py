@@ -116,9 +116,11 @@ def _twice(items: Iterable[Any]) -> list[Any]:
 
 def _data(params: Params) -> Iterator[str]:
     dataset = params.dataset
+    if "seed" in dataset.options:
+        yield "dataset.options.seed: the seed stands at dataset.seed; remove this one"
     try:
         constructor = require_known(SOURCES, dataset.name, "dataset.name")
-        checked_options(constructor, dataset.options, "dataset.options")
+        checked_options(constructor, {**dataset.options, "seed": dataset.seed}, "dataset.options")
     except UserError as error:
         yield str(error)
     if not Path(dataset.root).exists():

@@ -2,11 +2,12 @@
 
 A fingerprint lists every module that the stage's entry may import, each with the hash of its syntax tree, so
 that an edit of a comment or a docstring re-runs nothing and `git diff` of two fingerprints names the module
-that did. Two rules keep it from saying more than is true:
+that did. These rules keep it from saying more than is true:
 
 - Tables of plug-ins ("name": "module:attribute") are no code of their own. A stage counts the entries that
   its params name: a change in kd.py re-runs the recipes with `kd` in them, and a new method re-runs nothing.
   Entries of a table that `_chosen` does not know count all.
+- Weights that params name by path (a teacher's checkpoint, pretrained files) count by their content.
 - `PLUMBING` is left out and not entered: it reads settings, names paths, starts processes. What it hands to a
   stage, values and files, DVC tracks itself.
 """
@@ -18,7 +19,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from afdcd.files import atomic_folder
+from afdcd.files import atomic_folder, sha256
 from pipeline.imports import Sources
 from pipeline.params import Params
 
@@ -34,29 +35,34 @@ PLUMBING = frozenset(
         "pipeline.strict_yaml",
     }
 )
+EXPORT_BACKENDS = ("pytorch", "onnxruntime")
+"""What an exported network is held against and checked with."""
+
 _DATA = (".html", ".css", ".js", ".json", ".svg", ".mplstyle")
 
 Choice = dict[str, frozenset[str]]
 """Table of plug-ins ("module.NAME") -> the entries that a stage runs."""
 
 
-def _chosen(
-    params: Params, *, methods: Iterable[str] = (), source: bool = False, backends: Iterable[str] = ()
-) -> Choice:
-    """What a stage takes from each table."""
+def _chosen(params: Params, *, source: bool = False, **entries: Iterable[str]) -> Choice:
+    """What a stage takes from each table: nothing unless named, but the heads of all networks."""
+    networks = [params.teacher.model, *(params.students[name] for name in params.train.students)]
     return {
-        "afdcd.losses.METHODS": frozenset(methods),
+        "afdcd.losses.METHODS": frozenset(entries.get("methods", ())),
         "afdcd.data.sources.SOURCES": frozenset([params.dataset.name] if source else []),
-        "deploy.sessions.BACKENDS": frozenset(backends),
+        "afdcd.models.heads.HEADS": frozenset(entries.get("heads", [network.head for network in networks])),
+        "deploy.sessions.BACKENDS": frozenset(entries.get("backends", ())),
     }
 
 
 def stages(params: Params) -> dict[str, tuple[str, Choice]]:
     """Fingerprint (path without suffix) -> the stage's entry module and its plug-ins."""
-    plain = ("complexity", "train_teacher", "train_student", "export", "report", "gate", "release")
+    plain = ("complexity", "train_student", "report", "gate", "release")
     found = {name: (f"pipeline.{name}", _chosen(params)) for name in plain}
     found["prepare"] = ("pipeline.prepare", _chosen(params, source=True))
-    found["reference"] = ("pipeline.reference", _chosen(params, backends=["pytorch"]))
+    found["train_teacher"] = ("pipeline.train_teacher", _chosen(params, heads=[params.teacher.model.head]))
+    for name in ("export", "reference"):
+        found[name] = (f"pipeline.{name}", _chosen(params, backends=EXPORT_BACKENDS))
     for recipe in params.distill.run:
         choice = _chosen(params, methods=params.distill.recipes[recipe])
         found |= {f"{stage}/{recipe}": (f"pipeline.{stage}", choice) for stage in ("adapt", "distill")}
@@ -65,6 +71,23 @@ def stages(params: Params) -> dict[str, tuple[str, Choice]]:
         for stage in ("quantize", "build", "evaluate", "benchmark"):
             found[f"{stage}/{target}"] = (f"pipeline.{stage}", choice)
     return found
+
+
+def weights(params: Params, stage: str) -> list[Path]:
+    """Files that a training stage reads from a path in params."""
+    kind = stage.partition("/")[0]
+    named: list[str | None] = []
+    if kind == "train_teacher":
+        named = [params.teacher.checkpoint, params.teacher.model.pretrained]
+    elif kind in ("train_student", "distill"):
+        named = [params.students[name].pretrained for name in params.train.students]
+    paths = [Path(name) for name in named if name not in (None, "none", "imagenet")]
+    return [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+        if file.is_file()
+    ]
 
 
 def fingerprint(sources: Sources, entry: str, choice: Choice) -> dict[str, str]:
@@ -115,5 +138,8 @@ def write(params: Params, folder: Path, root: Path) -> None:
         for stage, (entry, choice) in stages(params).items():
             path = temporary / f"{stage}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = {"modules": fingerprint(sources, entry, choice)}
+            content = {
+                "modules": fingerprint(sources, entry, choice),
+                "weights": {str(file): sha256(file) for file in weights(params, stage)},
+            }
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

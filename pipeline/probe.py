@@ -16,8 +16,8 @@ def main(given: list[str]) -> None:
     arguments(given)
     params = load()
     checks.check(params)
-    write_json(paths.HARDWARE, describe())
     fingerprints.write(params, paths.FINGERPRINTS, root=Path(__file__).parents[1])
+    write_json(paths.HARDWARE, describe())
 
 
 if __name__ == "__main__":

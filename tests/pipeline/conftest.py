@@ -81,10 +81,13 @@ class Clone:
         for name in FILES:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
         self.run("git", "init", "-q")
+        self.commit()
+
+    def commit(self) -> None:
+        """Commit all that git does not ignore."""
         self.run("git", "add", ".")
-        self.run("git", *identity, "commit", "-qm", "clone")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "state")
 
     def run(self, *command: str, expect: int | None = 0) -> str:
         """Run a command there; returns what it printed, fails the test on another exit status."""

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afdcd.errors import UserError
+from pipeline import checks, params
+
+Edited = Callable[[dict[str, Any]], str]
+
+
+def complaints(text: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        checks.check(params.parse(text))
+    return str(caught.value).splitlines()
+
+
+def complaint(text: str) -> str:
+    lines = complaints(text)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_committed_params_pass(project: Path, params_text: str) -> None:
+    checks.check(params.parse(params_text))
+
+
+def test_produced_lists_every_network_that_runs(params_text: str) -> None:
+    ids = checks.produced(params.parse(params_text))
+    assert ids[0] == "teacher" and "narrow_r18_alone_0" in ids and "narrow_r18_afdcd_0" in ids
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "train.students",
+            ["narrow_r19"],
+            "train.students: unknown name 'narrow_r19'; did you mean 'narrow_r18'?",
+        ),
+        ("distill.run", ["kd", "afdc"], "distill.run: unknown name 'afdc'; did you mean 'afdcd'?"),
+        ("distill.run", ["kd", "kd", "afdcd"], "distill.run: 'kd' stands twice"),
+        ("train.seeds", [0, 0], "train.seeds: 0 stands twice"),
+        ("deploy.targets", ["ort_cpu_fp23"], "did you mean 'ort_cpu_fp32'?"),
+        (
+            "deploy.models",
+            ["teacher", "narrow_r18_afdcd_1"],
+            "deploy.models: unknown name 'narrow_r18_afdcd_1'",
+        ),
+        ("deploy.release", ["narrow_r18_ka_0"], "deploy.release: unknown name 'narrow_r18_ka_0'"),
+    ],
+)
+def test_lists_hold_known_names_once(
+    project: Path, edited: Edited, key: str, value: list[Any], said: str
+) -> None:
+    assert any(said in line for line in complaints(edited({key: value})))
+
+
+@pytest.mark.parametrize("name", ["narrow-r18", "1narrow", "nar row", "a/b", "ü"])
+def test_names_that_would_break_paths_or_stage_names(project: Path, params_text: str, name: str) -> None:
+    text = params_text.replace("narrow_r18", name)
+    assert f"students.{name}: {name!r} is no possible name" in complaints(text)[0]
+
+
+def test_alone_is_reserved(project: Path, params_text: str) -> None:
+    text = params_text.replace("\n    kd:\n      kd:", "\n    alone:\n      kd:").replace(
+        "  - kd\n", "  - alone\n"
+    )
+    assert "'alone' means a student without a teacher" in complaints(text)[0]
+
+
+def test_two_networks_of_one_id_are_refused(project: Path, edited: Edited, params_text: str) -> None:
+    found = params.parse(params_text).model_dump(mode="json")
+    student, recipe = found["students"]["narrow_r18"], found["distill"]["recipes"]["kd"]
+    text = edited(
+        {
+            "students": {"a": student, "a_b": student},
+            "train.students": ["a", "a_b"],
+            "distill.recipes": {"b_c": recipe, "c": recipe},
+            "distill.run": ["b_c", "c"],
+            "deploy.models": ["teacher"],
+            "deploy.release": [],
+        }
+    )
+    assert "the same id 'a_b_c_0'" in complaint(text)
+
+
+def test_options_of_methods_are_those_of_their_constructors(
+    project: Path, edited: Edited, params_text: str
+) -> None:
+    text = params_text.replace("temperature: 1.0", "temprature: 1.0", 1)
+    line = complaint(text)
+    assert "distill.recipes.kd.kd" in line and "'temprature'" in line and "'temperature'" in line
+    line = complaint(edited({"distill.recipes.kd.kd.weights": {"kdd": 1.0}}))
+    assert "distill.recipes.kd.kd.weights" in line and "'kdd'" in line and "kd" in line
+    line = complaint(edited({"distill.recipes.kd.kd.temperature": 0}))
+    assert "distill.recipes.kd.kd.temperature" in line and "greater than 0" in line
+    line = complaint(edited({"distill.recipes.kd": {"kdd": {"weights": {}}}}))
+    assert "'kdd'" in line and "did you mean 'kd'?" in line
+
+
+def test_a_recipe_that_does_not_run_may_hold_anything(project: Path, edited: Edited) -> None:
+    checks.check(params.parse(edited({"distill.recipes.later": {"planned": {"weights": {}}}})))
+
+
+def test_options_of_sources(project: Path, edited: Edited) -> None:
+    line = complaint(edited({"dataset.options.diffculty": 0.5}))
+    assert "dataset.options" in line and "did you mean 'difficulty'?" in line
+    assert "did you mean 'streets'?" in complaint(edited({"dataset.name": "street"}))
+    assert "the seed stands at dataset.seed" in complaint(edited({"dataset.options.seed": 3}))
+
+
+def test_a_missing_data_root(project: Path, edited: Edited) -> None:
+    line = complaint(
+        edited({"dataset.name": "camvid", "dataset.options": {}, "dataset.root": "data/raw/camvid"})
+    )
+    assert "dataset.root: 'data/raw/camvid' does not exist" in line and "set dataset.root" in line
+
+
+def test_backbones_and_files(project: Path, edited: Edited) -> None:
+    assert "did you mean 'resnet18'?" in complaint(edited({"teacher.model.backbone": "resent18"}))
+    assert "teacher.model.pretrained: 'r18.pth'" in complaint(edited({"teacher.model.pretrained": "r18.pth"}))
+    assert "teacher.checkpoint: 'gone'" in complaint(edited({"teacher.checkpoint": "gone"}))
+
+
+def test_batches_divide_into_processes_and_micro_batches(project: Path, edited: Edited) -> None:
+    text = edited({"train.practice.micro_batch": 3, "runtime.processes": 2, "train.schedule.batch_size": 8})
+    first, second = complaints(text)
+    assert first.startswith("params.yaml: train.schedule.batch_size: 8 is not divisible by ")
+    assert first.endswith("2 process(es) x micro_batch 3; take 6 or 12")
+    assert second.startswith("params.yaml: teacher.schedule.batch_size: 8")
+    line = complaint(edited({"runtime.processes": 16, "teacher.schedule.batch_size": 16}))
+    assert line.endswith("8 is not divisible by 16 process(es); take 16")
+
+
+@pytest.mark.parametrize(
+    ("crop", "pool", "patch", "fits"),
+    [
+        ([96, 192], 4, 3, True),
+        ([95, 192], 4, 3, True),
+        ([88, 192], 4, 3, False),
+        ([96, 192], 4, 4, False),
+        ([360, 360], 1, 4, True),
+        ([24, 24], 1, 4, False),
+        ([25, 25], 1, 4, True),
+    ],
+)
+def test_a_crop_holds_at_least_one_contrast_patch(
+    project: Path, edited: Edited, crop: list[int], pool: int, patch: int, fits: bool
+) -> None:
+    method = "distill.recipes.afdcd.afdcd"
+    text = edited(
+        {"train.practice.augment.crop": crop, f"{method}.pool": pool, f"{method}.patch_size": patch}
+    )
+    if fits:
+        checks.check(params.parse(text))
+    else:
+        line = complaint(text)
+        assert f"{crop[0]}x{crop[1]} is smaller than one contrast patch" in line
+        least = int(line.rpartition("take at least ")[2].split("x")[0])
+        checks.check(
+            params.parse(
+                edited(
+                    {
+                        "train.practice.augment.crop": [least, least],
+                        f"{method}.pool": pool,
+                        f"{method}.patch_size": patch,
+                    }
+                )
+            )
+        )
+
+
+def test_weighted_distillation_needs_class_weights(project: Path, edited: Edited) -> None:
+    lines = complaints(edited({"train.practice.class_weights": "none"}))
+    assert all("class_weighted: true is not possible" in line for line in lines)
+
+
+def test_gates_name_known_targets_and_find_what_they_compare_with(project: Path, edited: Edited) -> None:
+    line = complaint(edited({"gates.max_p50_ms": {"ort_cpu_fp23": 1.0}}))
+    assert (
+        line == "params.yaml: gates.max_p50_ms: unknown target 'ort_cpu_fp23'; did you mean 'ort_cpu_fp32'?"
+    )
+    assert "no limit for int8, the precision of ort_cpu_int8" in complaint(
+        edited({"gates.max_drop": {"fp32": 0.1}})
+    )
+    models = ["narrow_r18_alone_0", "narrow_r18_afdcd_0"]
+    assert "deploy.models lacks 'teacher'" in complaint(edited({"deploy.models": models}))
+    checks.check(
+        params.parse(
+            edited(
+                {"deploy.models": models, "gates.min_retention": None, "gates.min_speedup_over_teacher": None}
+            )
+        )
+    )
+
+
+def test_a_tensorrt_target_without_a_gpu(
+    project: Path, edited: Edited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.sessions.capability.nvidia_driver", lambda: False)
+    line = complaint(edited({"deploy.targets": ["ort_cpu_fp32", "trt_fp16"]}))
+    assert "trt_fp16" in line and "NVIDIA GPU" in line and "deploy.targets" in line
+
+
+def test_a_target_elsewhere_is_refused(project: Path, edited: Edited) -> None:
+    line = complaint(edited({"deploy.specs.ort_cpu_fp32.where": "jetson"}))
+    assert "deploy.specs.ort_cpu_fp32.where: 'jetson'" in line and "here" in line
+
+
+def test_an_unknown_backend(project: Path, edited: Edited) -> None:
+    assert "did you mean 'onnxruntime'?" in complaint(
+        edited({"deploy.specs.ort_cpu_fp32.backend": "onnxruntme"})
+    )
+
+
+def test_both_onnxruntimes_together(project: Path, params_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.checks._installed", lambda package: True)
+    assert "onnxruntime and onnxruntime-gpu are both installed" in complaint(params_text)
