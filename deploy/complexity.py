@@ -69,7 +69,7 @@ def _fvcore(module: nn.Module, shape: tuple[int, int, int, int]) -> tuple[float,
         warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis
 
-        analysis = FlopCountAnalysis(module.eval(), torch.zeros(shape))
+        analysis = FlopCountAnalysis(copy.deepcopy(module).cpu().eval(), torch.zeros(shape))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         total = analysis.total()
     unknown = sorted({name.removeprefix("aten::").rstrip("_") for name in analysis.unsupported_ops()})

@@ -8,7 +8,7 @@ from typing import Any
 
 import huggingface_hub
 from timm.models import get_pretrained_cfg
-from torch import Tensor, nn
+from torch import nn
 
 from afdcd.config import ModelConfig
 from afdcd.errors import UserError
@@ -49,7 +49,7 @@ def load_pretrained(backbone: Backbone, config: ModelConfig) -> None:
         )
     for name, tensor in wanted.items():
         if name in found:
-            _copy(tensor, found[name])
+            tensor.copy_(found[name])
     unused = len(found.keys() - wanted.keys())
     logger.info("%s: %d tensors loaded from %s, %d left aside", config.backbone, len(needed), path, unused)
 
@@ -57,10 +57,6 @@ def load_pretrained(backbone: Backbone, config: ModelConfig) -> None:
 def _plain(name: str) -> str:
     """A tensor's name without what feature extractors change: dots of sequences, a wrapper's prefix."""
     return name.removeprefix("model.").replace(".", "_")
-
-
-def _copy(target: Tensor, source: Tensor) -> None:
-    target.data.copy_(source)
 
 
 def _imagenet(name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pydantic
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from afdcd.config import Config, ModelConfig
@@ -51,7 +51,8 @@ def save_trained(folder: Path, model: Segmenter, card: ModelCard) -> None:
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_folder(folder) as temporary:
-        save_file(tensors, temporary / WEIGHTS)
+        # Python writes the bytes: the library's own writer hides a full disk behind an error of its own.
+        (temporary / WEIGHTS).write_bytes(save(tensors))
         write_json(temporary / CARD, card.model_dump(mode="json"))
 
 

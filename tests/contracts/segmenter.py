@@ -109,7 +109,10 @@ class SegmenterContract:
 
     def test_exports_with_dynamic_batch_and_size(self, network: Segmenter) -> None:
         bare = network.deployed()
-        height, width = torch.export.Dim("height", min=33, max=512), torch.export.Dim("width", min=33, max=512)
+        height, width = (
+            torch.export.Dim("height", min=33, max=512),
+            torch.export.Dim("width", min=33, max=512),
+        )
         dynamic = {"images": {0: torch.export.Dim("batch", min=1, max=8), 2: height, 3: width}}
         program = torch.export.export(bare, (pictures(2, 64, 96),), dynamic_shapes=dynamic)
         for shape in [(1, 64, 96), (3, 71, 45)]:
@@ -120,4 +123,5 @@ class SegmenterContract:
 
     def test_fvcore_counts_it(self, network: Segmenter) -> None:
         counted = measure(network.deployed(), (1, 3, 64, 64))
-        assert counted.gmacs == pytest.approx(counted.conv_gmacs, rel=0.05)
+        # What fvcore adds, batch normalisation and resizing, weighs most in narrow networks at 64 x 64.
+        assert counted.conv_gmacs <= counted.gmacs < 1.15 * counted.conv_gmacs

@@ -13,17 +13,17 @@ BINS = (1, 2, 3, 6)
 
 
 def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, size): row i averages the cells floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
-    cell = torch.arange(size, device=like.device)
-    row = torch.arange(bins, device=like.device)[:, None]
-    start = (row * size) // bins
-    end = ((row + 1) * size + bins - 1) // bins
+    """(size, bins): column i averages the cells floor(i size / bins) .. ceil((i + 1) size / bins) - 1."""
+    cell = torch.arange(size, device=like.device)[:, None]
+    column = torch.arange(bins, device=like.device)
+    start = (column * size) // bins
+    end = ((column + 1) * size + bins - 1) // bins
     inside = ((cell >= start) & (cell < end)).to(like.dtype)
     return inside / (end - start).to(like.dtype)
 
 
 def adaptive_average(x: Tensor, bins: int) -> Tensor:
-    """`adaptive_avg_pool2d(x, bins)` as two matrix products.
+    """`adaptive_avg_pool2d(x, bins)` as two matrix products, or one mean.
 
     The operator itself becomes hundreds of gathers in ONNX, wrong at other sizes than the traced one; this
     form holds for dynamic sizes too.
@@ -35,8 +35,10 @@ def adaptive_average(x: Tensor, bins: int) -> Tensor:
     Returns:
         (B, C, bins, bins).
     """
-    columns = x @ pooling_matrix(x.shape[3], bins, x).mT
-    return (columns.mT @ pooling_matrix(x.shape[2], bins, x).mT).mT
+    if bins == 1:
+        return x.mean((2, 3), keepdim=True)
+    columns = x @ pooling_matrix(x.shape[3], bins, x)
+    return (columns.transpose(2, 3) @ pooling_matrix(x.shape[2], bins, x)).transpose(2, 3)
 
 
 class PSPHead(nn.Module):

@@ -32,7 +32,9 @@ def test_bottlenecks_are_dilated_as_in_the_released_networks() -> None:
     assert dilations("resnet50", "layer4") == [[2], [4], [4]]
 
 
-@pytest.mark.parametrize(("stride", "strides"), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))])
+@pytest.mark.parametrize(
+    ("stride", "strides"), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))]
+)
 def test_output_stride(stride: int, strides: tuple[int, ...]) -> None:
     backbone = Backbone("resnet18", {"channels": [8, 16, 32, 64]}, stride)
     assert backbone.strides == strides
@@ -45,7 +47,13 @@ def test_mobilenet_ends_with_its_320_channels() -> None:
 
 
 def test_a_backbone_with_one_fixed_stride_and_channels_last_axis() -> None:
-    options = {"embed_dim": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "img_size": 64, "window_size": 2}
+    options = {
+        "embed_dim": 24,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 2, 2, 4],
+        "img_size": 64,
+        "window_size": 2,
+    }
     backbone = Backbone("swin_tiny_patch4_window7_224", options, 32)
     shapes = [tuple(stage.shape[1:]) for stage in backbone(torch.zeros(1, 3, 64, 64))]
     assert shapes == [(24, 16, 16), (48, 8, 8), (96, 4, 4), (192, 2, 2)]

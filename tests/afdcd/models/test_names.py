@@ -32,14 +32,17 @@ def test_known_names_pass(name: str, options: dict[str, object]) -> None:
         ("mobilenetv2_100", {"output_stride": 8}, "is set by the Segmenter itself"),
     ],
 )
-def test_unknown_names_are_refused_with_the_nearest(name: str, options: dict[str, object], message: str) -> None:
+def test_unknown_names_are_refused_with_the_nearest(
+    name: str, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         check_backbone(name, options)
 
 
 def test_it_needs_no_torch() -> None:
     program = (
-        "import sys; from afdcd.models.names import check_backbone; check_backbone('resnet18', {'channels': [8]});"
+        "import sys; from afdcd.models.names import check_backbone;"
+        "check_backbone('resnet18', {'channels': [8]});"
         "assert not {'torch', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
