@@ -21,6 +21,8 @@ CONTRACT = "contract.json"
 CLASS_MAP = "class_map.onnx"
 LOGITS = "logits.onnx"
 PROGRAM = "reference.pt2"
+PARITY = "parity.json"
+QUANTISATION = "quantize.json"
 
 Pixels = npt.NDArray[np.uint8]
 Model = TypeVar("Model", bound=Config)

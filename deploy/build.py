@@ -1,0 +1,87 @@
+"""From a typed graph to an engine bundle that has run once on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afdcd.errors import UserError
+from afdcd.files import atomic_folder, read_json
+from deploy.bundle import (
+    CLASS_MAP,
+    LOGITS,
+    MANIFEST,
+    PARITY,
+    PROGRAM,
+    QUANTISATION,
+    Manifest,
+    Range,
+    describe,
+    read_contract,
+    write_model,
+)
+from deploy.config import TargetConfig
+from deploy.hardware import versions
+from deploy.sessions import open_session
+from deploy.sessions.capability import check_target
+
+
+def build(
+    typed: Path, bundle: Path, *, target: str, spec: TargetConfig, hardware: dict[str, Any]
+) -> Manifest:
+    """Make the bundle of a typed graph and run it once on a black image; `bundle` appears only if that works.
+
+    Args:
+        typed: folder of graphs, contract.json, parity.json and quantize.json.
+        bundle: where the engine goes.
+        target: the target's name.
+        spec: its backend, precision and threads.
+        hardware: of this machine, for the manifest.
+
+    Raises:
+        UserError: this machine cannot run the target, a file is missing, or the engine does not load or run.
+    """
+    check_target(target, spec)
+    contract = read_contract(typed)
+    names = [name for name in (CLASS_MAP, LOGITS, PROGRAM) if (typed / name).is_file()]
+    if not names:
+        raise UserError(f"{typed} holds no graph; run the stage quantize for it again")
+    with atomic_folder(bundle) as folder:
+        for name in names:
+            (folder / name).write_bytes((typed / name).read_bytes())
+        manifest = Manifest(
+            format=1,
+            model=contract.model,
+            target=target,
+            backend=spec.backend,
+            precision=spec.precision,
+            threads=spec.threads,
+            contract=contract,
+            files=describe(folder, names),
+            quantisation=read_json(typed / QUANTISATION),
+            parity=read_json(typed / PARITY),
+            hardware=hardware,
+            versions=versions(),
+            measured=None,
+        )
+        write_model(folder / MANIFEST, manifest)
+        _try(folder, manifest)
+    return manifest
+
+
+def _try(folder: Path, manifest: Manifest) -> None:
+    """Both outputs for one black image have the promised shapes, and the class map names known classes."""
+    contract = manifest.contract
+    wanted = (contract.input.height, contract.input.width)
+    height, width = (side.min if isinstance(side, Range) else side for side in wanted)
+    image = np.zeros((1, height, width, 3), dtype=np.uint8)
+    with open_session(folder, threads=manifest.threads) as session:
+        class_map, logits = session.infer(image), session.logits(image)
+    expected = (1, len(contract.classes), height, width)
+    if class_map.shape != image.shape[:3] or logits.shape != expected or class_map.max() >= expected[1]:
+        raise UserError(
+            f"the engine of {manifest.model} for {manifest.target} gives a class map {class_map.shape} and "
+            f"logits {logits.shape}, its contract promises {image.shape[:3]} and {expected}; export it again"
+        )

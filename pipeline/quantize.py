@@ -1,0 +1,90 @@
+"""Stage quantize: the exported graphs in a target's precision; needs no hardware of the target."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import numpy.typing as npt
+
+from afdcd.data.manifest import Manifest, evaluation_samples
+from afdcd.files import atomic_folder
+from afdcd.geometry import fit
+from deploy.bundle import (
+    CONTRACT,
+    PARITY,
+    QUANTISATION,
+    Contract,
+    checked_bytes,
+    read_contract,
+    write_model,
+)
+from deploy.evaluate import Sample
+from deploy.quantize import Typed, quantize, require_preset, unchanged
+from pipeline import paths
+from pipeline.cli import arguments, run
+from pipeline.params import DeployParams, load
+
+
+def main(given: list[str]) -> None:
+    """Type the graphs of a model for a target.
+
+    Raises:
+        UserError: there is no way to that precision, or calibration or val images are missing.
+    """
+    target, model = arguments(given, "TARGET", "MODEL")
+    deploy = load().deploy
+    spec = deploy.specs[target]
+    require_preset(target, spec)
+    source = paths.exported(model)
+    contract = read_contract(source)
+    exported = {name: checked_bytes(source / name, known) for name, known in contract.graphs.items()}
+    if spec.precision == "fp32":
+        typed = unchanged(exported, spec.backend)
+    else:
+        typed = _int8(exported, contract, deploy, spec.threads)
+    with atomic_folder(paths.typed(target, model)) as folder:
+        for name, content in typed.files.items():
+            (folder / name).write_bytes(content)
+        for name in (CONTRACT, PARITY):
+            shutil.copyfile(source / name, folder / name)
+        write_model(folder / QUANTISATION, typed.record)
+    _report(target, model, typed)
+
+
+def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, threads: int) -> Typed:
+    manifest = Manifest.load(paths.PREPARED)
+    found = evaluation_samples(manifest, "val", deploy.quantize.val_images)
+    return quantize(
+        exported,
+        contract,
+        calibration=_calibration(manifest, contract, deploy.quantize.calibration_images, deploy.seed),
+        validation=[Sample(entry.name, image, labels) for entry, image, labels in found],
+        settings=deploy.quantize,
+        threads=threads,
+    )
+
+
+def _calibration(manifest: Manifest, contract: Contract, count: int, seed: int) -> npt.NDArray[np.uint8]:
+    """`count` training images drawn by `seed`, in the manifest's order, at input size."""
+    entries = manifest.split("train")
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(entries))[:count])
+    size, mode = contract.geometry.size, contract.geometry.fit
+    return np.stack([fit(manifest.image(entries[index]), size, mode).image for index in drawn])
+
+
+def _report(target: str, model: str, typed: Typed) -> None:
+    record = typed.record
+    if record.chosen is None:
+        print(f"{model} for {target}: the exported graph as it is")
+        return
+    for candidate in record.candidates:
+        mark = "chosen" if candidate.name == record.chosen else "      "
+        print(
+            f"{model} for {target}: {mark} {candidate.name}: val mIoU {100 * candidate.miou:.2f}, "
+            f"agreement {candidate.agreement:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
