@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Clone, changed
+from clone import Clone, changed
 
 pytestmark = pytest.mark.xdist_group("repro")
 
