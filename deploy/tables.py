@@ -19,7 +19,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     """A table with its first column as text and the others as numbers."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     return table
 
 
