@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from afdcd.data.streets.canvas import Bools, Canvas
+from afdcd.data.streets.chance import pick
 from afdcd.data.streets.classes import BUILDING, TREE
 from afdcd.data.streets.facades import Bays, Style, choose_bays, choose_style, facade, plain
 from afdcd.data.streets.light import Colour
@@ -115,9 +116,7 @@ def choose_house(
     """Draw a house whose front begins at z=start; `exposed` if its end stands free."""
     style = choose_style(rng)
     storeys = (
-        int(rng.integers(0, 3))
-        if detached
-        else int(rng.choice((1, 2, 3, 4, 6), p=(0.2, 0.32, 0.26, 0.15, 0.07)))
+        int(rng.integers(0, 3)) if detached else pick(rng, (1, 2, 3, 4, 6), (0.2, 0.32, 0.26, 0.15, 0.07))
     )
     pitched = not style.glazed and storeys < 4 and rng.random() < 0.75
     length, deep = rng.uniform(7, 12) if detached else rng.uniform(6, 17), rng.uniform(8, 12)
@@ -128,7 +127,7 @@ def choose_house(
         deep=deep,
         storeys=storeys,
         pitch=rng.uniform(0.7, 1.15) if pitched else 0.0,
-        roof=_ROOFS[int(rng.integers(len(_ROOFS)))],
+        roof=pick(rng, _ROOFS),
         chimney=bool(pitched and rng.random() < 0.5),
         exposed=exposed,
         style=style,

@@ -102,12 +102,25 @@ class Canvas:
         """
         camera, near = self.camera, max(span[0], NEAR)
         first, last = self._columns(x / near, x / max(span[1], near))
-        if first >= last:
+        rows = [camera.cy + camera.focal * (camera.eye - y) / z for y in heights for z in (near, span[1])]
+        top, bottom = max(0, math.floor(min(rows))), min(camera.height, math.ceil(max(rows)))
+        if first >= last or top >= bottom:
             return
-        columns = np.arange(first, last, dtype=np.float32) + np.float32(0.5 - camera.cx)
-        z = np.float32(camera.focal * x) / columns
-        u = (z - np.float32(span[0])) * np.float32(texture.shape[1] / (span[1] - span[0]))
-        self._hang(first, z[None, :], u, (near, span[1]), heights, texture, label, shape)
+        tall, wide = texture.shape[:2]
+        depths = np.linspace(span[0], span[1], wide, dtype=np.float32)
+        z = np.float32(camera.focal * x) / (
+            np.arange(first, last, dtype=np.float32) + np.float32(0.5 - camera.cx)
+        )
+        u = (z - np.float32(span[0])) * np.float32(wide / (span[1] - span[0]))
+        row = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - camera.cy)
+        scale = tall / (heights[1] - heights[0])
+        v = row * (z * np.float32(scale / camera.focal)) + np.float32((heights[1] - camera.eye) * scale)
+        rows_of = np.minimum(np.maximum(v, 0), tall - 1).astype(np.intp)
+        columns_of = np.minimum(np.maximum(u, 0), wide - 1).astype(np.intp)
+        inside = (v >= 0) & (v < tall)
+        if shape is not None:
+            inside &= shape[rows_of, columns_of]
+        self._paste((first, top), self._hazed(texture, depths)[rows_of, columns_of], label, inside)
 
     def front(
         self,
@@ -119,50 +132,36 @@ class Canvas:
         shape: Bools | None = None,
     ) -> None:
         """Hang a lit texture (h, w, 3) on a plane that faces the camera, from x=sides[0] to sides[1]."""
-        camera, z = self.camera, max(z, NEAR)
-        first, last = self._columns(sides[0] / z, sides[1] / z)
-        if first >= last:
+        camera, (tall, wide) = self.camera, texture.shape[:2]
+        if not self.sees_front(sides, z):
             return
-        left, wide = camera.cx + camera.focal * sides[0] / z, camera.focal * (sides[1] - sides[0]) / z
-        u = (np.arange(first, last, dtype=np.float32) + np.float32(0.5 - left)) * np.float32(
-            texture.shape[1] / wide
-        )
-        self._hang(first, np.full((1, 1), z, np.float32), u, (z, z), heights, texture, label, shape)
-
-    def _hang(
-        self,
-        first: int,
-        z: Floats,
-        u: Floats,
-        reach: tuple[float, float],
-        heights: tuple[float, float],
-        texture: Floats,
-        label: int,
-        shape: Bools | None,
-    ) -> None:
-        """Look up a texture by column positions `u` (texels) and by height; z is (1, W) or (1, 1)."""
-        camera = self.camera
-        rows = [camera.cy + camera.focal * (camera.eye - y) / d for y in heights for d in reach]
-        top, bottom = max(0, math.floor(min(rows))), min(camera.height, math.ceil(max(rows)))
+        first, last = self._columns(sides[0] / z, sides[1] / z)
+        ends = [camera.cy + camera.focal * (camera.eye - y) / z for y in heights]
+        top, bottom = max(0, math.ceil(ends[1] - 0.5)), min(camera.height, math.ceil(ends[0] - 0.5))
         if top >= bottom:
             return
-        tall, wide = texture.shape[:2]
-        row = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - camera.cy)
-        drop = np.float32(heights[1] - camera.eye) + row * (z / np.float32(camera.focal))
-        v = drop * np.float32(tall / (heights[1] - heights[0]))
-        row_index = np.minimum(np.maximum(v, 0), tall - 1).astype(np.intp)
-        column_index = np.minimum(np.maximum(u, 0), wide - 1).astype(np.intp)[None, :]
-        inside = (v >= 0) & (v < tall)
-        if inside.shape[1] != column_index.shape[1]:
-            inside = np.repeat(inside, column_index.shape[1], axis=1)
-        if shape is not None:
-            inside = inside & shape[row_index, column_index]
-        clear = np.exp(np.float32(-self.light.fog) * z)[..., None]
-        patch = texture[row_index, column_index] * clear + rgb(self.light.horizon) * (1 - clear)
-        stencil = Image.fromarray(inside.view(np.uint8) * np.uint8(255))
-        colours = Image.fromarray(np.minimum(patch, 255).astype(np.uint8))
-        self.image.paste(colours, (first, top), stencil)
-        self.mask.paste(label, (first, top, first + stencil.width, top + stencil.height), stencil)
+        left, across = camera.cx + camera.focal * sides[0] / z, camera.focal * (sides[1] - sides[0]) / z
+        u = (np.arange(first, last) + (0.5 - left)) * (wide / across)
+        v = (np.arange(top, bottom) + (0.5 - ends[1])) * (tall / (ends[0] - ends[1]))
+        columns_of = np.clip(u, 0, wide - 1).astype(np.intp)
+        rows_of = np.clip(v, 0, tall - 1).astype(np.intp)[:, None]
+        hazed = self._hazed(texture, np.array([z], dtype=np.float32))
+        inside = None if shape is None else shape[rows_of, columns_of]
+        self._paste((first, top), hazed[rows_of, columns_of], label, inside)
+
+    def _hazed(self, texture: Floats, z: Floats) -> Bytes:
+        """A texture (h, w, 3) as it looks from afar; z (w,) or (1,) is the distance of its columns."""
+        clear = np.exp(np.float32(-self.light.fog) * z)[:, None]
+        hazed = texture * clear + rgb(self.light.horizon) * (1 - clear)
+        painted: Bytes = np.minimum(hazed, 255).astype(np.uint8)
+        return painted
+
+    def _paste(self, corner: tuple[int, int], patch: Bytes, label: int, inside: Bools | None) -> None:
+        """Put a patch (h, w, 3) with its upper left at `corner` (x, y), where `inside` is true."""
+        box = (corner[0], corner[1], corner[0] + patch.shape[1], corner[1] + patch.shape[0])
+        stencil = None if inside is None else Image.fromarray(inside.view(np.uint8) * np.uint8(255))
+        self.image.paste(Image.fromarray(patch), corner, stencil)
+        self.mask.paste(label, box, stencil)
 
     def cast(self, footprint: Sequence[tuple[float, float]], height: float, base: float = 0.0) -> None:
         """Let an upright prism on the ground points (x, z) throw its shadow; `base` lifts its lower edge."""

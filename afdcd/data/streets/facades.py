@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from afdcd.data.streets.chance import coin, pick
 from afdcd.data.streets.light import Colour
 from afdcd.data.streets.noise import Floats, Grain, Offset, choose_offset, rgb
 
@@ -56,22 +57,22 @@ class Style:
 
 def choose_style(rng: Generator) -> Style:
     """Draw a house: shop house, dwelling or glazed office."""
-    glazed = rng.random() < 0.16
+    glazed = coin(rng, 0.16)
     palette = _GLAZED if glazed else _WALLS
-    wall = palette[int(rng.integers(len(palette)))]
+    wall = pick(rng, palette)
     tone, warmth = rng.normal(0, 8), rng.normal(0, 4)
-    shop = rng.random() < 0.5
+    shop = coin(rng)
     return Style(
         wall=(wall[0] + tone + warmth, wall[1] + tone, wall[2] + tone - warmth),
-        frame=_FRAMES[int(rng.integers(len(_FRAMES)))],
+        frame=pick(rng, _FRAMES),
         bay=rng.uniform(2.3, 3.4),
         storey=rng.uniform(2.8, 3.4),
         parterre=rng.uniform(3.4, 4.2) if shop else rng.uniform(3.0, 3.5),
         window=(0.84, rng.uniform(0.5, 0.8)) if glazed else (rng.uniform(0.34, 0.56), rng.uniform(0.46, 0.6)),
         ground="shop" if shop else "dwelling",
-        sign=_SIGNS[int(rng.integers(len(_SIGNS)))],
-        bands=bool(rng.random() < 0.5),
-        glazed=bool(glazed),
+        sign=pick(rng, _SIGNS),
+        bands=coin(rng),
+        glazed=glazed,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.chance import pick
 from afdcd.data.streets.classes import FENCE, POLE, SIGN
 from afdcd.data.streets.facades import plain
 from afdcd.data.streets.light import Colour
@@ -27,7 +28,7 @@ _RED, _WHITE, _BLUE, _GREEN, _YELLOW, _BLACK = (
 
 @dataclass(frozen=True)
 class Pole:
-    """A post at (x, z), `half` of its thickness in metres; `arm` reaches sideways from its top, 0 for none."""
+    """A post, `half` its thickness in metres; `arm` reaches sideways from its top, 0 for none."""
 
     x: float
     z: float
@@ -61,9 +62,9 @@ class Pole:
 
 def choose_pole(rng: Generator, x: float, z: float, inward: int) -> Pole:
     """Draw a lamp post, a plain pole or a bollard; arms reach `inward` (-1 or 1) over the road."""
-    kind = str(rng.choice(("lamp", "mast", "bollard"), p=(0.6, 0.3, 0.1)))
+    kind = pick(rng, ("lamp", "mast", "bollard"), (0.6, 0.3, 0.1))
     palette = _METALS if kind != "mast" or rng.random() < 0.5 else _WOODS
-    albedo = palette[int(rng.integers(len(palette)))]
+    albedo = pick(rng, palette)
     if kind == "bollard":
         return Pole(x, z, rng.uniform(0.9, 1.15), rng.uniform(0.09, 0.13), 0.0, albedo)
     half = rng.uniform(0.085, 0.14)
@@ -144,7 +145,7 @@ _SIGN_KINDS = ("limit", "no_entry", "order", "warning", "yield", "guide", "prior
 
 def choose_sign(rng: Generator, x: float, z: float) -> Sign:
     """Draw a traffic sign."""
-    return Sign(x, z, rng.uniform(2.5, 3.4), rng.uniform(0.33, 0.48), str(rng.choice(_SIGN_KINDS)))
+    return Sign(x, z, rng.uniform(2.5, 3.4), rng.uniform(0.33, 0.48), pick(rng, _SIGN_KINDS))
 
 
 @dataclass(frozen=True)
@@ -218,8 +219,8 @@ class Fence:
 
 def choose_fence(rng: Generator, x: float, span: tuple[float, float]) -> Fence:
     """Draw a fence on the plane `x`."""
-    kind = str(rng.choice(("boards", "pickets", "bars"), p=(0.35, 0.3, 0.35)))
+    kind = pick(rng, ("boards", "pickets", "bars"), (0.35, 0.3, 0.35))
     painted = kind == "pickets" and rng.random() < 0.6
     palette = ((226.0, 224.0, 216.0),) if painted else (_METALS if kind == "bars" else _WOODS)
     height = rng.uniform(1.4, 2.0) if kind == "boards" else rng.uniform(0.95, 1.5)
-    return Fence(x, span, height, kind, palette[int(rng.integers(len(palette)))], choose_offset(rng))
+    return Fence(x, span, height, kind, pick(rng, palette), choose_offset(rng))

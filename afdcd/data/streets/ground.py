@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.chance import coin, pick, sign
 from afdcd.data.streets.classes import PAVEMENT, ROAD, TREE
-from afdcd.data.streets.light import Colour
+from afdcd.data.streets.light import Colour, Light
 from afdcd.data.streets.noise import Floats, Grain, rgb
 
 Bools = NDArray[np.bool_]
 
 _KERB = 0.22
+
+# materials, the class each belongs to, and how rough it looks
+_ASPHALT, _CURB, _PAVING, _LAWN, _PAINT = range(5)
+_LABELS = np.array([ROAD, PAVEMENT, PAVEMENT, TREE, ROAD], dtype=np.uint8)
+_ROUGHNESS = np.array([0.045, 0.03, 0.04, 0.16, 0.09], dtype=np.float32)
+
 _PAVINGS: tuple[Colour, ...] = (
     (158, 152, 144),
     (146, 146, 146),
@@ -61,10 +68,10 @@ class Street:
 def choose_street(rng: Generator, difficulty: float) -> Street:
     """Draw a street with the camera in a lane of it; hard ones have paving like their asphalt."""
     half = rng.uniform(3.2, 5.6)
-    drive = 1 if rng.random() < 0.5 else -1
+    drive = sign(rng)
     tone = rng.uniform(82, 136)
     asphalt = (tone + rng.normal(0, 2), tone + rng.normal(1, 2), tone + rng.normal(3, 3))
-    paving = _PAVINGS[int(rng.integers(len(_PAVINGS)))]
+    paving = pick(rng, _PAVINGS)
     mix = rng.uniform(0, 0.8 * difficulty)
     paving = (
         paving[0] + mix * (asphalt[0] + 14 - paving[0]),
@@ -78,15 +85,15 @@ def choose_street(rng: Generator, difficulty: float) -> Street:
         centre=-drive * half * rng.uniform(0.2, 0.5),
         half=half,
         pavements=(rng.uniform(1.6, 4.2), rng.uniform(1.6, 4.2)),
-        grass=(bool(rng.random() < 0.35), bool(rng.random() < 0.35)),
+        grass=(coin(rng, 0.35), coin(rng, 0.35)),
         crossing=crossing,
         zebra=zebra if rng.random() < 0.3 else None,
-        middle=str(rng.choice(("dashed", "solid", "double", "none"), p=(0.5, 0.16, 0.14, 0.2))),
-        edges=bool(rng.random() < 0.4),
+        middle=pick(rng, ("dashed", "solid", "double", "none"), (0.5, 0.16, 0.14, 0.2)),
+        edges=coin(rng, 0.4),
         asphalt=asphalt,
         paving=paving,
         kerb=(paving[0] + lift, paving[1] + lift, paving[2] + lift),
-        slab=float(rng.choice((0.5, 0.75, 1.0))),
+        slab=pick(rng, (0.5, 0.75, 1.0)),
         dashes=(rng.uniform(0, 6), rng.uniform(4, 7)),
         wear=rng.uniform(0.62, 0.95),
     )
@@ -97,93 +104,111 @@ def paint_ground(canvas: Canvas, street: Street, grain: Grain) -> None:
     first, x, z = canvas.camera.ground()
     if first >= canvas.camera.height:
         return
-    label = _zones(street, x, z)
-    lookup = grain.square[((z * 9).astype(np.int32) % grain.size), ((x * 9).astype(np.int32) % grain.size)]
-    near = np.clip(1.25 - z / np.float32(28), 0, 1)
-    colour, rough = _albedo(street, label, x, z, near)
-    blotches = grain.square[
-        ((z * 0.8).astype(np.int32) % grain.size), ((x * 2.2).astype(np.int32) % grain.size)
-    ]
-    colour *= (1 + rough * near * lookup + np.float32(0.018) * blotches)[..., None]
-    paint = _markings(street, x, z) & (label == ROAD)
-    worn = np.float32(street.wear) * np.clip(1 - 0.12 * lookup, 0, 1)
-    colour += (paint * worn)[..., None] * (np.float32(226) - colour)
-    _light_up(canvas, colour, first, z, label == TREE)
+    off = x - np.float32(street.centre)
+    zone = _zones(street, off, z)
+    near = np.clip(1.25 - z * np.float32(1 / 28), 0, 1)
+    gain = 1 + _relief(street, zone, off, x, z, near)
+    gain += _ROUGHNESS[zone] * near * _grain(grain, x, z, 9, 9)
+    gain += np.float32(0.018) * _grain(grain, x, z, 2.2, 0.8)
+    clear = np.exp(np.float32(-canvas.light.fog) * z)
+    lit, loss = _lit(canvas.light, street)
+    colour = lit[zone]
+    colour *= (gain * clear)[..., None]
+    colour *= 1 - _shade(canvas)[first:, :, None] * loss
+    colour += (1 - clear)[..., None] * rgb(canvas.light.horizon)
+    np.clip(colour, 0, 255, out=colour)
     canvas.image.paste(Image.fromarray(colour.astype(np.uint8)), (0, first))
-    canvas.mask.paste(Image.fromarray(label), (0, first))
+    canvas.mask.paste(Image.fromarray(_LABELS[zone]), (0, first))
 
 
-def _zones(street: Street, x: Floats, z: Floats) -> NDArray[np.uint8]:
-    """Class ids by ground position."""
-    label = np.full(x.shape, ROAD, dtype=np.uint8)
+def _share(x: Floats, period: float) -> Floats:
+    """How far into its period each number is, 0..1."""
+    turns = x * np.float32(1 / period)
+    turns -= np.floor(turns)
+    return turns
+
+
+def _grain(grain: Grain, x: Floats, z: Floats, across: float, along: float) -> Floats:
+    """Noise on the ground with that many grains to the metre."""
+    rows = (z * np.float32(along)).astype(np.intp) & (grain.size - 1)
+    columns = (x * np.float32(across)).astype(np.intp) & (grain.size - 1)
+    noise: Floats = grain.square[rows, columns]
+    return noise
+
+
+def _zones(street: Street, off: Floats, z: Floats) -> NDArray[np.uint8]:
+    """Materials by ground position; `off` is measured from the middle of the road."""
+    zone = np.full(off.shape, _ASPHALT, dtype=np.uint8)
+    across = np.abs(off)
+    zone[across > street.half] = _CURB
+    zone[across > street.half + _KERB] = _PAVING
     for side in (-1, 1):
-        out = side * (x - np.float32(street.edge(side)))
-        label[out > 0] = PAVEMENT
         if street.grass[side > 0]:
-            label[out > street.pavements[side > 0]] = TREE
+            zone[side * off > street.half + street.pavements[side > 0]] = _LAWN
     if street.crossing:
         start, width = street.crossing
-        label[((z > start) & (z < start + width))[:, 0]] = ROAD
-    return label
+        zone[((z > start) & (z < start + width))[:, 0]] = _ASPHALT
+    zone[_markings(street, off, z) & (zone == _ASPHALT)] = _PAINT
+    return zone
 
 
-def _albedo(
-    street: Street, label: NDArray[np.uint8], x: Floats, z: Floats, near: Floats
-) -> tuple[Floats, Floats]:
-    """Colours (H, W, 3) before noise and light, and how rough each pixel's surface is (H, W)."""
-    table = np.zeros((256, 3), dtype=np.float32)
-    table[ROAD], table[PAVEMENT], table[TREE] = street.asphalt, street.paving, (92, 122, 58)
-    roughness = np.zeros(256, dtype=np.float32)
-    roughness[ROAD], roughness[PAVEMENT], roughness[TREE] = 0.045, 0.04, 0.16
-    colour = table[label]
-    across = np.abs(x - np.float32(street.centre))
-    lane = across * np.float32(2 * np.pi / street.half)
-    wheels = np.float32(-0.035) * np.cos(2 * lane)
-    slabs = ((np.mod(x, street.slab) < 0.05) | (np.mod(z, street.slab) < 0.05)) * (np.float32(-0.16) * near)
-    gutter = ((across > street.half - 0.3) & (across <= street.half)) * np.float32(-0.16)
-    colour *= (1 + np.where(label == ROAD, wheels + gutter, np.where(label == PAVEMENT, slabs, 0)))[..., None]
-    kerb = (label == PAVEMENT) & (across < street.half + _KERB)
-    colour[kerb] = street.kerb
-    return colour, roughness[label]
-
-
-def _markings(street: Street, x: Floats, z: Floats) -> Bools:
-    """Where the road is painted."""
+def _markings(street: Street, off: Floats, z: Floats) -> Bools:
+    """Where the road would be painted."""
     phase, period = street.dashes
-    dash = np.mod(z + np.float32(phase), period) < period * 0.5
-    off = x - np.float32(street.centre)
+    across = np.abs(off)
     if street.middle == "double":
-        paint: Bools = np.abs(np.abs(off) - np.float32(0.14)) < 0.065
+        paint: Bools = np.abs(across - np.float32(0.14)) < 0.065
     elif street.middle == "none":
         paint = np.zeros(off.shape, dtype=np.bool_)
     else:
-        paint = (np.abs(off) < 0.085) & (dash | (street.middle == "solid"))
+        dash = _share(z + np.float32(phase), period) < 0.5
+        paint = (across < 0.085) & (dash | (street.middle == "solid"))
     if street.edges:
-        paint |= np.abs(np.abs(off) - np.float32(street.half - 0.45)) < 0.07
+        paint |= np.abs(across - np.float32(street.half - 0.45)) < 0.07
     if street.crossing:
         start, width = street.crossing
         paint &= (z < start - 1) | (z > start + width + 1)
         paint |= (z > start - 1.1) & (z < start - 0.7) & (np.sign(off) == -np.sign(street.centre))
     if street.zebra is not None:
-        band = (z > street.zebra) & (z < street.zebra + 2.6)
-        paint = (paint & ~band) | (band & (np.mod(off, 1.1) < 0.55) & (np.abs(off) < street.half - 0.3))
+        band = ((z > street.zebra) & (z < street.zebra + 2.6))[:, 0]
+        paint[band] = (_share(off[band], 1.1) < 0.5) & (across[band] < street.half - 0.3)
     return paint
 
 
-def _light_up(canvas: Canvas, colour: Floats, first: int, z: Floats, lawn: Bools) -> None:
-    """Turn albedo into light in place: sun less shadow, dust, haze."""
-    light = canvas.light
-    colour += np.where(lawn, 0, np.float32(light.dustiness))[..., None] * (rgb(light.dust) - colour)
-    cosine = np.float32(light.cosine(0, 1, 0))
-    ambient, sun = rgb(light.ambient), rgb(light.sun)
-    if light.casts:
-        soft = canvas.shadows.filter(ImageFilter.BoxBlur(1))
-        lit = 1 - np.asarray(soft)[first:].astype(np.float32)[..., None] * np.float32(1 / 255)
-        colour *= ambient + sun * (cosine * lit)
-    else:
-        shaded = np.asarray(canvas.shadows)[first:, :, None] * np.float32(-0.3 / 255)
-        colour *= (ambient + sun * cosine) * (1 + shaded)
-    clear = np.exp(np.float32(-light.fog) * z)[..., None]
-    colour *= clear
-    colour += rgb(light.horizon) * (1 - clear)
-    np.clip(colour, 0, 255, out=colour)
+def _relief(
+    street: Street, zone: NDArray[np.uint8], off: Floats, x: Floats, z: Floats, near: Floats
+) -> Floats:
+    """Darkening by wheel tracks, gutters and the joints between slabs, as a share of the albedo."""
+    across = np.abs(off)
+    tracks = np.abs(_share(across, 0.5 * street.half) - np.float32(0.5)) * np.float32(0.14) - np.float32(
+        0.035
+    )
+    gutter = np.where(across > street.half - 0.3, np.float32(-0.16), tracks)
+    joint = np.float32(0.05 / street.slab)
+    slabs = ((_share(x, street.slab) < joint) | (_share(z, street.slab) < joint)) * (np.float32(-0.16) * near)
+    relief: Floats = np.where(zone == _ASPHALT, gutter, np.where(zone == _PAVING, slabs, np.float32(0)))
+    return relief
+
+
+def _lit(light: Light, street: Street) -> tuple[Floats, Floats]:
+    """Colour of every material in the open (materials, 3), and the share of it that shadow takes (3,)."""
+    white = 226 - rgb(street.asphalt)
+    table = np.stack(
+        [
+            rgb(light.soil(street.asphalt)),
+            rgb(light.soil(street.kerb)),
+            rgb(light.soil(street.paving)),
+            rgb((92, 122, 58)),
+            rgb(street.asphalt) + np.float32(street.wear) * white,
+        ]
+    )
+    cosine = light.cosine(0, 1, 0)
+    full = rgb(light.factor(cosine))
+    loss = rgb(light.sun) * np.float32(cosine) / full if light.casts else rgb((0.3, 0.3, 0.3))
+    return table * full, loss
+
+
+def _shade(canvas: Canvas) -> Floats:
+    """How shaded each canvas pixel is (H, W), 0..1, with soft edges under a sun."""
+    shadows = canvas.shadows.filter(ImageFilter.BoxBlur(1)) if canvas.light.casts else canvas.shadows
+    return np.asarray(shadows).astype(np.float32) * np.float32(1 / 255)

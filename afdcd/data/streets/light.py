@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from afdcd.data.streets.chance import pick, sign
 from afdcd.data.streets.noise import clouds
 
 Colour = tuple[float, float, float]
@@ -74,8 +75,8 @@ class Light:
 
 def choose_light(rng: Generator, difficulty: float) -> Light:
     """Draw the weather of a scene; harder scenes have deeper shadows, more haze and more dust."""
-    zenith, horizon, tint, cover, share = _WEATHER[int(rng.choice(6, p=(0.26, 0.22, 0.14, 0.15, 0.08, 0.15)))]
-    azimuth = math.copysign(rng.uniform(0.35, 0.95) * math.pi, rng.uniform(-1, 1))
+    zenith, horizon, tint, cover, share = pick(rng, _WEATHER, (0.26, 0.22, 0.14, 0.15, 0.08, 0.15))
+    azimuth = rng.uniform(0.35, 0.95) * math.pi * sign(rng)
     elevation = rng.uniform(0.55, 1.05) * (0.75 if tint[0] > 1.1 else 1.0)
     toward = (
         math.cos(elevation) * math.sin(azimuth),
@@ -114,4 +115,5 @@ def paint_sky(light: Light, rng: Generator, height: int, width: int) -> Bytes:
     relief = np.clip(noise - np.roll(noise, max(1, height // 20), axis=0), -0.25, 0.25)
     white = np.float32(236) + np.float32(110) * relief - np.float32(30 * light.cover)
     sky = sky + density[..., None] * (white[..., None] - sky)
-    return np.clip(sky, 0, 255).astype(np.uint8)
+    painted: Bytes = np.clip(sky, 0, 255).astype(np.uint8)
+    return painted

@@ -17,7 +17,7 @@ Offset = tuple[int, int]
 def clouds(
     rng: Generator, height: int, width: int, cells: Sequence[tuple[int, int]], falloff: float
 ) -> Floats:
-    """Smooth noise (H, W) about zero: one bicubic layer per (rows, columns) of `cells`, each `falloff` weaker."""
+    """Smooth noise (H, W) about zero: a layer per (rows, columns) of `cells`, each `falloff` weaker."""
     total = np.zeros((height, width), dtype=np.float32)
     amplitude = 1.0
     for rows, columns in cells:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.chance import coin, pick, sign
 from afdcd.data.streets.classes import BICYCLIST, PEDESTRIAN
 from afdcd.data.streets.light import Colour
 from afdcd.data.streets.noise import Grain
@@ -53,14 +54,14 @@ class Looks:
 
 def choose_looks(rng: Generator) -> Looks:
     """Draw a person."""
-    top = _TOPS[int(rng.integers(len(_TOPS)))]
+    top = pick(rng, _TOPS)
     tone = rng.normal(0, 8)
     return Looks(
         height=rng.uniform(1.2, 1.45) if rng.random() < 0.12 else rng.uniform(1.58, 1.9),
         top=(top[0] + tone, top[1] + tone, top[2] + tone),
-        trousers=_TROUSERS[int(rng.integers(len(_TROUSERS)))],
-        skin=_SKINS[int(rng.integers(len(_SKINS)))],
-        hair=_HAIR[int(rng.integers(len(_HAIR)))],
+        trousers=pick(rng, _TROUSERS),
+        skin=pick(rng, _SKINS),
+        hair=pick(rng, _HAIR),
     )
 
 
@@ -104,7 +105,7 @@ class _Figure:
 
 @dataclass(frozen=True)
 class Pedestrian:
-    """Somebody on foot at (x, z). `turn` is -1 or 1 for a side view and 0 for front or back; stride in radians."""
+    """Somebody on foot; `turn` is -1 or 1 in a side view, 0 from front or back; `stride` in radians."""
 
     x: float
     z: float
@@ -304,24 +305,24 @@ def choose_pedestrian(rng: Generator, x: float, z: float, *, across: bool) -> Pe
         x=x,
         z=z,
         looks=choose_looks(rng),
-        turn=(1 if rng.random() < 0.5 else -1) if sideways else 0,
+        turn=sign(rng) if sideways else 0,
         stride=rng.uniform(-0.75, 0.75),
-        behind=bool(rng.random() < 0.5),
-        garment=str(rng.choice(("jacket", "coat", "skirt"), p=(0.6, 0.22, 0.18))),
-        load=str(rng.choice(("nothing", "backpack", "bag"), p=(0.5, 0.25, 0.25))),
+        behind=coin(rng),
+        garment=pick(rng, ("jacket", "coat", "skirt"), (0.6, 0.22, 0.18)),
+        load=pick(rng, ("nothing", "backpack", "bag"), (0.5, 0.25, 0.25)),
     )
 
 
 def choose_cyclist(rng: Generator, x: float, z: float, *, across: bool) -> Cyclist:
     """Draw somebody on a bicycle."""
-    frame = _TOPS[int(rng.integers(2, len(_TOPS)))]
+    frame = pick(rng, _TOPS[2:])
     return Cyclist(
         x=x,
         z=z,
         looks=choose_looks(rng),
-        turn=(1 if rng.random() < 0.5 else -1) if across else 0,
+        turn=sign(rng) if across else 0,
         pedal=rng.uniform(0, 2 * math.pi),
         frame=frame,
-        helmet=bool(rng.random() < 0.5),
-        behind=bool(rng.random() < 0.6),
+        helmet=coin(rng),
+        behind=coin(rng, 0.6),
     )

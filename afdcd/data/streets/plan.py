@@ -10,6 +10,7 @@ from numpy.random import Generator
 
 from afdcd.data.streets.buildings import choose_backdrop, choose_house
 from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.chance import pick, sign
 from afdcd.data.streets.furniture import TrafficLight, choose_fence, choose_pole, choose_sign
 from afdcd.data.streets.ground import Street, choose_street
 from afdcd.data.streets.light import Light, choose_light
@@ -63,7 +64,7 @@ class Planner:
         self.difficulty = difficulty
         self.light = choose_light(rng, difficulty)
         self.street = choose_street(rng, difficulty)
-        self.crowns: list[Crown] = [grow_crown(rng, self.light.toward[0]) for _ in range(3)]
+        self.crowns: list[Crown] = [grow_crown(rng, self.light.toward[0]) for _ in range(2)]
         self.autumn = bool(rng.random() < 0.15)
         self.houses: list[Thing] = [choose_backdrop(rng)]
         self.gardens: list[Thing] = []
@@ -115,7 +116,7 @@ class Planner:
     def _line(self, side: int) -> None:
         """Build up one side: a closed row, detached houses behind gardens, or a park."""
         rng, border = self.rng, self.street.border(side)
-        kind = str(rng.choice(("row", "gardens", "park"), p=(0.58, 0.29, 0.13)))
+        kind = pick(rng, ("row", "gardens", "park"), (0.58, 0.29, 0.13))
         setback = 0.0 if kind == "row" else rng.uniform(2.5, 5)
         z, exposed = rng.uniform(1.5, 5), True
         while z < _FAR:
@@ -222,14 +223,12 @@ class Planner:
                 street.crossing[0] + rng.uniform(1.5, 3.5),
             )
             if self._free(x, z, 3.2):
-                self.standing.append(
-                    choose_car(rng, x, z, math.copysign(math.pi / 2, rng.uniform(-1, 1)), large=False)
-                )
+                self.standing.append(choose_car(rng, x, z, 0.5 * math.pi * sign(rng), large=False))
 
     def _signs(self) -> None:
         """Traffic signs at the kerbs."""
         for _ in range(1 + self._count(1.6)):
-            side = 1 if self.rng.random() < 0.5 else -1
+            side = sign(self.rng)
             x = self.street.edge(side) + side * self.rng.uniform(0.3, 0.9)
             z = self._distance(4.6, 14)
             if self._free(x, z, 0.6):
@@ -239,7 +238,7 @@ class Planner:
         """Pedestrians on the pavements and on the zebra, cyclists on the road."""
         rng, street = self.rng, self.street
         for _ in range(1 + self._count(2.4)):
-            side = 1 if rng.random() < 0.5 else -1
+            side = sign(rng)
             across = street.zebra is not None and rng.random() < 0.45
             x = street.edge(side) + side * rng.uniform(0.3, street.pavements[side > 0] - 0.3)
             z = self._distance(3.3, 15)
@@ -247,9 +246,9 @@ class Planner:
                 x, z = street.centre + street.half * rng.uniform(-1, 1), street.zebra + rng.uniform(0.2, 2.2)
             if self._free(x, z, 0.5):
                 self.standing.append(choose_pedestrian(rng, x, z, across=across))
-        for _ in range(self._count(1.35)):
+        for _ in range(self._count(1.0)):
             across = rng.random() < 0.42
-            side = 1 if rng.random() < 0.5 else -1
+            side = sign(rng)
             x = street.centre + street.half * (
                 rng.uniform(-0.9, 0.9) if across else side * rng.uniform(0.5, 0.9)
             )

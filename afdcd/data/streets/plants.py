@@ -10,6 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.chance import pick
 from afdcd.data.streets.classes import TREE
 from afdcd.data.streets.facades import plain
 from afdcd.data.streets.light import Colour
@@ -17,13 +18,13 @@ from afdcd.data.streets.noise import Floats, Grain, Offset, choose_offset, cloud
 
 _LEAVES: tuple[Colour, ...] = ((88, 116, 54), (72, 104, 56), (104, 126, 62), (64, 92, 50), (120, 128, 60))
 _AUTUMN: tuple[Colour, ...] = ((172, 116, 48), (158, 92, 46), (150, 132, 56))
-_CROWN = 80
+_CROWN = 64
 _ROUND = tuple((math.cos(0.2 * math.pi * k), math.sin(0.2 * math.pi * k)) for k in range(10))
 
 
 @dataclass(frozen=True)
 class Crown:
-    """A crown of leaves seen from the side: brightness and stencil, both (80, 80)."""
+    """A crown of leaves seen from the side: brightness and stencil, both (64, 64)."""
 
     brightness: Floats
     shape: NDArray[np.bool_]
@@ -31,7 +32,7 @@ class Crown:
 
 def grow_crown(rng: Generator, sun_x: float) -> Crown:
     """Grow a crown from overlapping balls of leaves, each lit from above and from the sun's side."""
-    lobes = int(rng.integers(7, 12))
+    lobes = int(rng.integers(7, 10))
     axis = np.linspace(-1, 1, _CROWN, dtype=np.float32)
     slim = rng.uniform(0.62, 1.0)
     angle, reach = rng.uniform(0, 2 * np.pi, lobes), np.sqrt(rng.uniform(0.02, 0.5, lobes))
@@ -105,7 +106,7 @@ class Tree:
 def choose_tree(rng: Generator, crowns: list[Crown], x: float, z: float, autumn: bool) -> Tree:
     """Draw a tree at (x, z)."""
     palette = _AUTUMN if autumn and rng.random() < 0.7 else _LEAVES
-    leaves = palette[int(rng.integers(len(palette)))]
+    leaves = pick(rng, palette)
     tone = rng.normal(0, 7)
     height = rng.uniform(4.2, 9.0)
     return Tree(
@@ -115,7 +116,7 @@ def choose_tree(rng: Generator, crowns: list[Crown], x: float, z: float, autumn:
         spread=height * rng.uniform(0.5, 0.8),
         bare=rng.uniform(0.2, 0.36),
         leaves=(leaves[0] + tone, leaves[1] + tone, leaves[2] + tone),
-        crown=crowns[int(rng.integers(len(crowns)))],
+        crown=pick(rng, crowns),
     )
 
 
@@ -153,6 +154,6 @@ class Hedge:
 
 def choose_hedge(rng: Generator, x: float, span: tuple[float, float]) -> Hedge:
     """Draw a hedge on the plane `x`."""
-    leaves = _LEAVES[int(rng.integers(len(_LEAVES)))]
+    leaves = pick(rng, _LEAVES)
     dark = (leaves[0] * 0.9, leaves[1] * 0.9, leaves[2] * 0.9)
     return Hedge(x=x, span=span, height=rng.uniform(0.9, 1.9), leaves=dark, offset=choose_offset(rng))

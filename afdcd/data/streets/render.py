@@ -15,7 +15,7 @@ from afdcd.data.streets.canvas import Canvas
 from afdcd.data.streets.classes import TO_NINE, ClassCount
 from afdcd.data.streets.ground import paint_ground
 from afdcd.data.streets.light import paint_sky
-from afdcd.data.streets.noise import Floats, Grain
+from afdcd.data.streets.noise import Floats, Grain, rgb
 from afdcd.data.streets.plan import Scene, plan_scene
 
 Bytes = NDArray[np.uint8]
@@ -68,20 +68,19 @@ def _paint(scene: Scene, size: Size, rng: Generator) -> Canvas:
 
 
 def _expose(picture: Bytes, mask: Bytes, rng: Generator, difficulty: float) -> Bytes:
-    """What the camera adds: texture below its resolution, vignette, white balance, contrast, sensor noise."""
+    """What the camera adds: white balance and contrast, texture below its resolution, vignette, noise."""
     height, width = mask.shape
     warmth, tint = rng.normal(0, 0.035), rng.normal(0, 0.012)
-    balance = np.array([1 + warmth, 1 + tint, 1 - warmth], dtype=np.float32)
-    gamma, contrast, lift = rng.uniform(0.85, 1.2), rng.uniform(0.86, 1.12), rng.normal(0, 0.02)
-    noise = 0.045 * difficulty * rng.uniform(0.5, 1.0)
-    shot = rng.standard_normal((height, width), dtype=np.float32)
-    image: Floats = picture.astype(np.float32) * np.float32(1 / 255)
-    image *= (1 + _TEXTURE[mask] * np.float32(0.5 + difficulty) * shot)[..., None]
+    gamma, contrast, lift = rng.uniform(0.85, 1.2), rng.uniform(0.88, 1.15), rng.normal(0, 0.02)
+    noise = 255 * 0.045 * difficulty * rng.uniform(0.5, 1.0)
+    ramp = np.arange(256, dtype=np.float32)[:, None] * np.float32(1 / 255)
+    curve = np.minimum(ramp * rgb((1 + warmth, 1 + tint, 1 - warmth)), 1) ** np.float32(gamma)
+    curve = np.float32(255) * ((curve - np.float32(0.5)) * np.float32(contrast) + np.float32(0.5 + lift))
+    image: Floats = curve[picture, np.arange(3)]
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    image *= (1 - np.float32(0.07) * (rows * rows + columns * columns))[..., None] * balance
-    np.clip(image, 0, 1, out=image)
-    np.power(image, np.float32(gamma), out=image)
-    image = (image - np.float32(0.5)) * np.float32(contrast) + np.float32(0.5 + lift)
+    columns = np.linspace(-1, 1, width, dtype=np.float32)
+    shot = rng.standard_normal((height, width), dtype=np.float32)
+    texture = 1 + _TEXTURE[mask] * np.float32(0.5 + difficulty) * shot
+    image *= (texture * (1 - np.float32(0.07) * (rows * rows + columns * columns)))[..., None]
     image += np.float32(noise) * rng.standard_normal(image.shape, dtype=np.float32)
-    return (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    return (np.clip(image, 0, 255) + np.float32(0.5)).astype(np.uint8)

@@ -10,29 +10,31 @@ from numpy.random import Generator
 
 from afdcd.data.streets.camera import Point
 from afdcd.data.streets.canvas import Canvas
+from afdcd.data.streets.chance import pick
 from afdcd.data.streets.classes import CAR
 from afdcd.data.streets.light import Colour
 from afdcd.data.streets.noise import Grain
 
-_PAINTS: tuple[Colour, ...] = (
-    (226, 226, 222),
-    (184, 188, 192),
-    (128, 132, 138),
-    (84, 88, 94),
-    (42, 44, 50),
-    (44, 62, 100),
-    (78, 108, 148),
-    (150, 40, 38),
-    (112, 34, 40),
-    (54, 84, 68),
-    (178, 158, 118),
-    (206, 164, 52),
+# colour and how common it is
+_PAINTS: tuple[tuple[Colour, float], ...] = (
+    ((226, 226, 222), 0.16),
+    ((184, 188, 192), 0.14),
+    ((128, 132, 138), 0.12),
+    ((84, 88, 94), 0.10),
+    ((42, 44, 50), 0.12),
+    ((44, 62, 100), 0.08),
+    ((78, 108, 148), 0.07),
+    ((150, 40, 38), 0.08),
+    ((112, 34, 40), 0.04),
+    ((54, 84, 68), 0.03),
+    ((178, 158, 118), 0.03),
+    ((206, 164, 52), 0.03),
 )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Metres. `base` and `roof` are where the cabin stands and ends along the car (-0.5 rear .. 0.5 front)."""
+    """Metres; `base` and `roof`: where the cabin starts and ends, shares of the length from -0.5 (rear)."""
 
     length: float
     half: float
@@ -44,13 +46,14 @@ class Shape:
     panelled: bool
 
 
-_SHAPES: dict[str, tuple[Shape, float]] = {
-    "hatch": (Shape(3.9, 0.86, 0.92, 1.48, 0.80, (-0.49, 0.20), (-0.38, 0.03), False), 0.34),
-    "saloon": (Shape(4.6, 0.90, 0.90, 1.42, 0.78, (-0.36, 0.19), (-0.20, 0.04), False), 0.26),
-    "estate": (Shape(4.5, 0.92, 1.02, 1.64, 0.92, (-0.50, 0.21), (-0.44, 0.06), False), 0.24),
-    "van": (Shape(5.2, 1.00, 1.15, 2.25, 1.02, (-0.50, 0.36), (-0.49, 0.24), True), 0.12),
-    "bus": (Shape(9.5, 1.25, 1.30, 3.00, 1.25, (-0.50, 0.495), (-0.495, 0.48), False), 0.04),
-}
+# hatchback, saloon, estate, van, bus, and how common each is
+_SHAPES: tuple[tuple[Shape, float], ...] = (
+    (Shape(3.9, 0.86, 0.92, 1.48, 0.80, (-0.49, 0.20), (-0.38, 0.03), False), 0.34),
+    (Shape(4.6, 0.90, 0.90, 1.42, 0.78, (-0.36, 0.19), (-0.20, 0.04), False), 0.26),
+    (Shape(4.5, 0.92, 1.02, 1.64, 0.92, (-0.50, 0.21), (-0.44, 0.06), False), 0.24),
+    (Shape(5.2, 1.00, 1.15, 2.25, 1.02, (-0.50, 0.36), (-0.49, 0.24), True), 0.12),
+    (Shape(9.5, 1.25, 1.30, 3.00, 1.25, (-0.50, 0.495), (-0.495, 0.48), False), 0.04),
+)
 
 
 @dataclass(frozen=True)
@@ -226,23 +229,11 @@ def _inset(
 
 
 def choose_car(rng: Generator, x: float, z: float, heading: float, *, large: bool = True) -> Car:
-    """Draw a vehicle; `large` lets it be a van or a bus."""
-    names = list(_SHAPES) if large else list(_SHAPES)[:3]
-    weights = [_SHAPES[name][1] for name in names]
-    shape = _SHAPES[str(rng.choice(names, p=[w / sum(weights) for w in weights]))][0]
-    paint = _PAINTS[
-        int(
-            rng.choice(
-                len(_PAINTS), p=(0.16, 0.14, 0.12, 0.1, 0.12, 0.08, 0.07, 0.08, 0.04, 0.03, 0.03, 0.03)
-            )
-        )
-    ]
+    """Draw a vehicle whose near end is at z; `large` lets it be a van or a bus."""
+    shapes = _SHAPES if large else _SHAPES[:3]
+    shape, _ = pick(rng, shapes, [weight for _, weight in shapes])
+    paint, _ = pick(rng, _PAINTS, [weight for _, weight in _PAINTS])
     tone = rng.normal(0, 6)
     away = 0.5 * shape.length if abs(math.sin(heading)) < 0.5 else shape.half
-    return Car(
-        x=x,
-        z=z + away,
-        heading=heading,
-        shape=shape,
-        paint=(paint[0] + tone, paint[1] + tone, paint[2] + tone),
-    )
+    paint = (paint[0] + tone, paint[1] + tone, paint[2] + tone)
+    return Car(x=x, z=z + away, heading=heading, shape=shape, paint=paint)
