@@ -1,0 +1,60 @@
+"""The numbers of the last run as a table, and where the report lies: what `make demo` ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from afdcd.errors import UserError
+from afdcd.files import read_json
+from pipeline import cli, paths
+from pipeline.params import Params, load
+
+COLUMNS = {"miou": "mIoU %", "p50_ms": "p50 ms", "speedup": "x teacher", "size_mb": "MB"}
+"""Key of metrics.json -> heading."""
+
+
+def table(params: Params, metrics: dict[str, Any]) -> str:
+    """A line a model and target in the order of params; released ones are marked.
+
+    Raises:
+        UserError: the metrics are those of another params.yaml.
+    """
+    rows = [["model", "target", *COLUMNS.values(), ""]]
+    for target in params.deploy.targets:
+        for model in params.deploy.models:
+            try:
+                found = metrics[model][target]
+            except KeyError:
+                raise UserError(f"{paths.METRICS} lacks {model} on {target}; run dvc repro") from None
+            mark = "to release" if model in params.deploy.release else ""
+            rows.append([model, target, *(_figure(found[key]) for key in COLUMNS), mark])
+    return aligned(rows, left=2)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Rows as lines of equal columns, the first `left` of them and the last flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < left or index == last else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def main(given: list[str]) -> None:
+    """Print the table of the last run."""
+    cli.arguments(given)
+    print(table(load(), read_json(paths.METRICS)))
+    print(f"\nreport:  {paths.REPORT.resolve()}\nrelease: {paths.RELEASE.resolve()}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
