@@ -19,23 +19,25 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     """A table with its first column as text and the others as numbers."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+        if index == 0:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     return table
 
 
 def latency(report: Report) -> Table:
-    """A row a model; a latency that cannot be trusted says why."""
+    """A row a model; below, why a latency cannot be trusted."""
     settings = report.settings
     table = _table(
         f"milliseconds a call of batch {settings.batch_size}, {report.inputs}; "
         f"load {report.load_average_before:.1f} before, {report.load_average_after:.1f} after",
-        ["model", "threads", "p50", "p90", "p99", "CPU p50", "images/s", "speed-up", "MiB", "steady"],
+        ["model", "p50", "p90", "p99", "CPU p50", "images/s", "ratio", "MiB", "steady"],
     )
     for name, result in report.models.items():
         times = result.latency_ms
         table.add_row(
             name,
-            str(result.threads),
             _number(times.p50),
             _number(times.p90),
             _number(times.p99),
@@ -43,8 +45,10 @@ def latency(report: Report) -> Table:
             _number(result.throughput, 1),
             _number(result.speedup, 2),
             _number(result.memory_mib, 1),
-            result.steadiness.reason or "yes",
+            "yes" if result.steadiness.stable else "no",
         )
+    unsteady = {name: result.steadiness.reason for name, result in report.models.items()}
+    table.caption = "\n".join(f"{name}: {reason}" for name, reason in unsteady.items() if reason) or None
     return table
 
 
