@@ -200,7 +200,6 @@ class AfDCD(Method):
         self.pool, self.patch_size, self.groups = pool, patch_size, groups
         self.temperature, self.distance, self.negatives = temperature, distance, negatives
         self.generator = MaskedGenerator(context.student.features[-1], channels)
-        self.active = frozenset(self.terms)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "masked_feature" and "omni_contrast".

@@ -32,8 +32,12 @@ def dense(
         distance: norm of the difference of two rows, not squared.
         groups: rows of the anchor's own group are no negatives; None keeps all rows.
     """
+    logits = _distances(student, teacher, distance) * (-1 / temperature)
+    positive = logits.diagonal(dim1=-2, dim2=-1)
     excluded = _excluded(0, student, teacher, groups)
-    return _block_loss(student, teacher, 0, temperature, distance, excluded)
+    if excluded is not None:
+        logits = logits.masked_fill(excluded, -torch.inf)
+    return (logits.logsumexp(-1) - positive).sum()
 
 
 def chunked(
@@ -47,6 +51,12 @@ def chunked(
     return loss
 
 
+def _distances(student: Tensor, teacher: Tensor, distance: Distance) -> Tensor:
+    """(G, r, d), (G, R, d) -> (G, r, R), differentiable; a distance of zero has the derivative zero."""
+    # The matrix product that cdist takes for many rows loses small distances by cancellation.
+    return torch.cdist(student, teacher, _NORM[distance], "donot_use_mm_for_euclid_dist")
+
+
 def _excluded(start: int, student: Tensor, teacher: Tensor, groups: int | None) -> Tensor | None:
     """(r, R) bool, True where a pair of an anchor and a teacher row takes no part; None where all do."""
     if groups is None:
@@ -56,22 +66,29 @@ def _excluded(start: int, student: Tensor, teacher: Tensor, groups: int | None) 
     return (anchors % groups == others % groups) & (anchors != others)
 
 
-def _block_loss(
-    student: Tensor,
-    teacher: Tensor,
-    start: int,
-    temperature: float,
-    distance: Distance,
-    excluded: Tensor | None,
-) -> Tensor:
-    """The sum over anchors `start`, `start` + 1, ... of each block, against all teacher rows (G, R, d)."""
-    # The matrix product that cdist takes for many rows loses small distances by cancellation.
-    distances = torch.cdist(student, teacher, _NORM[distance], "donot_use_mm_for_euclid_dist")
+def _loss_and_slope(
+    distances: Tensor, start: int, temperature: float, excluded: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sum over anchors `start`, `start` + 1, ... of each block, and its derivative by the distances.
+
+    Args:
+        distances: (G, r, R) of r anchors to all teacher rows.
+        start: the first anchor's row.
+        temperature: t > 0.
+        excluded: (r, R) or None.
+    """
     logits = distances * (-1 / temperature)
-    positive = logits.diagonal(start, dim1=-2, dim2=-1)
+    positive = logits.diagonal(start, dim1=-2, dim2=-1).clone()
     if excluded is not None:
-        logits = logits.masked_fill(excluded, -torch.inf)
-    return (logits.logsumexp(-1) - positive).sum()
+        logits.masked_fill_(excluded, -torch.inf)
+    top = logits.amax(-1, keepdim=True)
+    # e^-80 adds nothing to a sum of 1 or more, and exp is several times slower where it underflows.
+    powers = logits.sub_(top).clamp_(min=-80).exp_()
+    total = powers.sum(-1, keepdim=True)
+    loss = (total.log() + top).squeeze(-1) - positive
+    slope = powers.mul_(-1 / (temperature * total))
+    slope.diagonal(start, dim1=-2, dim2=-1).add_(1 / temperature)
+    return loss.sum(), slope
 
 
 class _Chunked(torch.autograd.Function):
@@ -91,10 +108,11 @@ class _Chunked(torch.autograd.Function):
                 part = (slice(block, block + depth), slice(row, row + height))
                 anchors = student[part].detach().requires_grad_(wanted)
                 with torch.set_grad_enabled(wanted):
-                    loss = _block_loss(anchors, teacher[part[0]], row, temperature, distance, excluded)
+                    distances = _distances(anchors, teacher[part[0]], distance)
+                loss, slope = _loss_and_slope(distances.detach(), row, temperature, excluded)
                 if gradient is not None:
-                    gradient[part] = torch.autograd.grad(loss, anchors)[0]
-                total += loss.detach()
+                    gradient[part] = torch.autograd.grad(distances, anchors, slope)[0]
+                total += loss
         ctx.save_for_backward(gradient)
         return total
 

@@ -44,8 +44,9 @@ class ParamGroup:
 class Method(nn.Module):
     """A distillation method.
 
-    A subclass names its `terms` and how far both networks must run, and takes its options as keywords
-    without defaults. `active` holds the terms with a weight; a method may skip the others.
+    A subclass names its `terms` and how far both networks must run, and takes the run's Context and its
+    options, as keywords without defaults. `active` holds the terms with a weight, all of them until an
+    Objective says otherwise; `forward` returns these and no others.
     """
 
     terms: ClassVar[tuple[str, ...]]
@@ -55,8 +56,12 @@ class Method(nn.Module):
 
     active: frozenset[str]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = frozenset(self.terms)
+
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
-        """Raw values of the terms, each a float32 scalar that leads gradients to the student only."""
+        """Raw values of the active terms, float32 scalars that lead gradients to the student only."""
         raise NotImplementedError
 
     def side_losses(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
