@@ -11,12 +11,14 @@ from numpy.random import Generator
 from afdcd.data.streets.buildings import choose_backdrop, choose_house
 from afdcd.data.streets.canvas import Canvas
 from afdcd.data.streets.chance import pick, sign
-from afdcd.data.streets.furniture import TrafficLight, choose_fence, choose_pole, choose_sign
+from afdcd.data.streets.cyclists import choose_cyclist
+from afdcd.data.streets.furniture import choose_fence, choose_pole
 from afdcd.data.streets.ground import Street, choose_street
 from afdcd.data.streets.light import Light, choose_light
 from afdcd.data.streets.noise import Grain
-from afdcd.data.streets.people import choose_cyclist, choose_pedestrian
+from afdcd.data.streets.pedestrians import choose_pedestrian
 from afdcd.data.streets.plants import Crown, choose_hedge, choose_tree, grow_crown
+from afdcd.data.streets.signs import TrafficLight, choose_sign
 from afdcd.data.streets.vehicles import choose_car
 
 _FAR = 92.0
@@ -211,7 +213,7 @@ class Planner:
     def _traffic(self) -> None:
         """Moving vehicles ahead, oncoming, and on the side street."""
         rng, street, own = self.rng, self.street, self._drives_on()
-        for _ in range(self._count(1.9)):
+        for _ in range(self._count(2.3)):
             lane = own if rng.random() < 0.45 else -own
             x = street.centre + lane * street.half * rng.uniform(0.36, 0.5)
             z = self._distance(6.5 if lane == own else 5.0, 28)
@@ -237,7 +239,7 @@ class Planner:
     def _people(self) -> None:
         """Pedestrians on the pavements and on the zebra, cyclists on the road."""
         rng, street = self.rng, self.street
-        for _ in range(1 + self._count(2.4)):
+        for _ in range(1 + self._count(3.0)):
             side = sign(rng)
             across = street.zebra is not None and rng.random() < 0.45
             x = street.edge(side) + side * rng.uniform(0.3, street.pavements[side > 0] - 0.3)
