@@ -45,7 +45,10 @@ class Normalisation(Config):
 
 
 class ModelConfig(Config):
-    """A Segmenter: a timm backbone, a head, and the normalisation that its weights expect."""
+    """A Segmenter: a timm backbone, a head, and the normalisation that its weights expect.
+
+    `dropout` stands before the classifiers, `projection_dropout` after the projection of DeepLabV3's pyramid.
+    """
 
     backbone: str
     backbone_options: dict[str, Any]
@@ -54,6 +57,7 @@ class ModelConfig(Config):
     head_channels: Count
     atrous_rates: tuple[Count, Count, Count]
     dropout: Share
+    projection_dropout: Share
     auxiliary: bool
     pretrained: str
     normalisation: Normalisation

@@ -28,6 +28,7 @@ def published(
         head_channels=width,
         atrous_rates=(12, 24, 36),
         dropout=0.1,
+        projection_dropout=0.5,
         auxiliary=auxiliary,
         pretrained="none",
         normalisation=Normalisation(order="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),

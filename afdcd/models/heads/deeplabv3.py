@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+from torchvision.models.segmentation import deeplabv3
 
 from afdcd.config import ModelConfig
 from afdcd.models.heads.blocks import check_statistics, conv_norm_relu
 
-PROJECTION_DROPOUT = 0.5
-"""After the pyramid's projection, in the paper's code, torchvision and the released networks alike."""
 
-
-class ImagePooling(nn.Module):
-    """The image-level branch: global mean, 1x1, BN, ReLU, spread over the map again."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.block = conv_norm_relu(inputs, outputs, 1)
+class ImagePooling(deeplabv3.ASPPPooling):  # type: ignore[misc]
+    """torchvision's image-level branch, spread over the map by expansion instead of a Resize."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) -> (B, outputs, h, w), constant over each map."""
         check_statistics(self, x)
-        pooled: Tensor = self.block(x.mean((2, 3), keepdim=True))
-        # Bilinear upsampling of one value is that value everywhere.
+        pooled = x.mean((2, 3), keepdim=True)
+        for layer in list(self)[1:]:
+            pooled = layer(pooled)
         return pooled.expand(-1, -1, x.shape[2], x.shape[3])
 
 
-class ASPP(nn.Module):
-    """Parallel 1x1, three dilated 3x3 and image pooling, concatenated and projected.
+class ASPP(deeplabv3.ASPP):  # type: ignore[misc]
+    """torchvision's ASPP with a dropout of one's own and image pooling that exports without a Resize.
 
-    Source: Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation", figure 5;
-    layer for layer as torchvision's.
+    Source: Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation", figure 5.
     """
 
-    def __init__(self, inputs: int, outputs: int, rates: tuple[int, ...]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(
-            [
-                conv_norm_relu(inputs, outputs, 1),
-                *(conv_norm_relu(inputs, outputs, 3, rate) for rate in rates),
-                ImagePooling(inputs, outputs),
-            ]
-        )
-        self.project = conv_norm_relu(len(self.branches) * outputs, outputs, 1)
-        self.dropout = nn.Dropout(PROJECTION_DROPOUT)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) -> (B, outputs, h, w)."""
-        projected: Tensor = self.dropout(self.project(torch.cat([branch(x) for branch in self.branches], 1)))
-        return projected
+    def __init__(self, inputs: int, outputs: int, rates: tuple[int, int, int], dropout: float) -> None:
+        super().__init__(inputs, list(rates), outputs)
+        self.convs[-1] = ImagePooling(inputs, outputs)
+        self.project[-1] = nn.Dropout(dropout)
 
 
 class DeepLabV3Head(nn.Module):
@@ -58,7 +39,7 @@ class DeepLabV3Head(nn.Module):
     def __init__(self, channels: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()
         width = config.head_channels
-        self.aspp = ASPP(channels[-1], width, config.atrous_rates)
+        self.aspp = ASPP(channels[-1], width, config.atrous_rates, config.projection_dropout)
         self.block = conv_norm_relu(width, width, 3)
         self.dropout = nn.Dropout(config.dropout)
 

@@ -17,6 +17,7 @@ NARROW: dict[str, Any] = {
     "head_channels": 16,
     "atrous_rates": (3, 6, 9),
     "dropout": 0.1,
+    "projection_dropout": 0.5,
     "auxiliary": True,
     "pretrained": "none",
     "normalisation": RGB,

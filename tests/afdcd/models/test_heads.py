@@ -35,9 +35,9 @@ def test_aspp_is_torchvisions() -> None:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
-    own = ASPP(12, 8, (3, 6, 9)).eval()
-    values = list(reference.state_dict().values())
-    own.load_state_dict(dict(zip(own.state_dict(), values, strict=True)))
+    own = ASPP(12, 8, (3, 6, 9), 0.3).eval()
+    own.load_state_dict(reference.state_dict())
+    assert [m.p for m in own.modules() if isinstance(m, torch.nn.Dropout)] == [0.3]
     x = torch.randn(2, 12, 17, 23)
     with torch.no_grad():
         torch.testing.assert_close(own(x), reference(x), rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ def small(backbone: str, head: str, stride: int = 8, **options: Any) -> ModelCon
         head_channels=16,
         atrous_rates=(3, 6, 9),
         dropout=0.1,
+        projection_dropout=0.5,
         auxiliary=True,
         pretrained="none",
         normalisation=RGB,
