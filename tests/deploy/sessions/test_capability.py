@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from afdcd.errors import UserError
+from deploy.config import TargetConfig
+from deploy.sessions import capability as module
+from deploy.sessions.capability import PRECISIONS, capability, check_target, nvidia_driver
+
+
+def _spec(backend: str, precision: str) -> TargetConfig:
+    return TargetConfig.model_validate(
+        {"backend": backend, "precision": precision, "where": "here", "threads": 1}
+    )
+
+
+@pytest.mark.parametrize("backend", PRECISIONS)
+def test_what_is_listed_runs_here(backend: str) -> None:
+    for precision in PRECISIONS[backend]:
+        assert capability(backend, precision) is None
+
+
+def test_tensorrt_without_a_gpu_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "nvidia_driver", lambda: False)
+    expected = (
+        "target trt_fp16 needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and TensorRT; this machine "
+        "has none; remove it from deploy.targets or measure on such a machine"
+    )
+    with pytest.raises(UserError) as caught:
+        check_target("trt_fp16", _spec("tensorrt", "fp16"))
+    assert str(caught.value) == expected
+
+
+def test_tensorrt_with_a_gpu_is_said_to_be_missing_from_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "nvidia_driver", lambda: True)
+    reason = capability("tensorrt", "fp16")
+    assert reason is not None and "not part of this version" in reason
+
+
+@pytest.mark.parametrize(("answer", "found"), [(0, True), (100, False), (None, False)])
+def test_the_driver_is_asked_for_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, answer: int | None, found: bool
+) -> None:
+    class Driver:
+        def __init__(self, name: str) -> None:
+            assert name == "libcuda.so.1"
+            if answer is None:
+                raise OSError("cannot open shared object file")
+
+        def cuInit(self, flags: int) -> int:  # noqa: N802 (the driver's name)
+            assert flags == 0 and answer is not None
+            return answer
+
+    monkeypatch.setattr(ctypes, "CDLL", Driver)
+    assert nvidia_driver() is found
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "says"),
+    [
+        ("onnxrntime", "fp32", "did you mean 'onnxruntime'"),
+        ("onnxruntime", "fp16", "take fp32 or int8"),
+        ("onnxruntime", "bf16", "take fp32 or int8"),
+        ("pytorch", "int8", "take fp32"),
+    ],
+)
+def test_other_pairs_are_refused_with_what_is_possible(backend: str, precision: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_target("mine", _spec(backend, precision))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    reason: Any = capability("onnxruntime", "fp32")
+    assert "onnxruntime, which is not installed" in reason
+
+
+def test_asking_imports_no_engine() -> None:
+    code = (
+        "import sys; from deploy.sessions.capability import capability; capability('onnxruntime', 'int8'); "
+        "assert not {'torch', 'onnxruntime', 'onnx'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
