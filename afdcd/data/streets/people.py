@@ -72,12 +72,14 @@ class Figure:
         self.sunny = 1 if canvas.light.toward[0] > 0 else -1
 
     def shape(self, outline: list[Spot], albedo: Colour, lit: float = 1.0) -> None:
+        """Paint a polygon; `lit` brightens or darkens it."""
         points = [(self.x + x, y, self.z) for x, y in outline]
         self.canvas.polygon(points, albedo, self.lit * lit, self.label)
 
     def limb(
         self, start: Spot, stop: Spot, widths: tuple[float, float], albedo: Colour, lit: float = 1.0
     ) -> None:
+        """Paint a limb that is `widths` thick at its two ends."""
         dx, dy = stop[0] - start[0], stop[1] - start[1]
         length = math.hypot(dx, dy) or 1.0
         nx, ny = -dy / length / 2, dx / length / 2
