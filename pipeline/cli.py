@@ -30,5 +30,6 @@ def arguments(given: list[str], *names: str) -> list[str]:
         UserError: the count differs; the message shows the usage.
     """
     if len(given) != len(names):
-        raise UserError(f"this stage takes {len(names)} argument(s): {' '.join(names) or 'none'}; got {given}")
+        expected = " ".join(names) or "none"
+        raise UserError(f"this stage takes {len(names)} argument(s): {expected}; got {given}")
     return given

@@ -50,7 +50,14 @@ def pareto(points: Sequence[Point], labels: Mapping[str, str]) -> str:
     """
     with figure(7.6, 4.0) as (made, (axes,)):
         edge = frontier([point for point in points if point.stable])
-        axes.plot([p.p50_ms for p in edge], [100 * p.miou for p in edge], color=MUTED, lw=1, ls=(0, (4, 3)), zorder=1)
+        axes.plot(
+            [p.p50_ms for p in edge],
+            [100 * p.miou for p in edge],
+            color=MUTED,
+            lw=1,
+            ls=(0, (4, 3)),
+            zorder=1,
+        )
         for point in points:
             axes.scatter(
                 point.p50_ms,
@@ -68,7 +75,9 @@ def pareto(points: Sequence[Point], labels: Mapping[str, str]) -> str:
                 shown.add(point.model)
                 axes.scatter([], [], color=point.colour, s=60, label=labels[point.model])
         for precision in sorted({point.precision for point in points}):
-            axes.scatter([], [], color="white", edgecolor=INK, marker=marker(precision), s=55, label=precision)
+            axes.scatter(
+                [], [], color="white", edgecolor=INK, marker=marker(precision), s=55, label=precision
+            )
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else "")
@@ -96,7 +105,15 @@ def training_curves(curves: Sequence[Curve]) -> str:
                 left.plot(*zip(*curve.loss, strict=True), color=curve.colour, lw=1.4, label=curve.label)
             if curve.val_miou:
                 steps, scores = zip(*curve.val_miou, strict=True)
-                right.plot(steps, [100 * s for s in scores], color=curve.colour, lw=1.4, marker="o", ms=3, label=curve.label)
+                right.plot(
+                    steps,
+                    [100 * s for s in scores],
+                    color=curve.colour,
+                    lw=1.4,
+                    marker="o",
+                    ms=3,
+                    label=curve.label,
+                )
         left.set(xlabel="iteration", ylabel="training loss (weighted sum of terms)", yscale="log")
         right.set(xlabel="iteration", ylabel="mIoU on val, %")
         right.legend(loc="lower right")
@@ -115,7 +132,13 @@ def class_bars(classes: Sequence[str], series: Sequence[tuple[str, str, Sequence
         positions = np.arange(len(classes))
         for i, (label, colour, values) in enumerate(series):
             heights = [np.nan if value is None else 100 * value for value in values]
-            axes.bar(positions + (i - (len(series) - 1) / 2) * width, heights, width * 0.92, color=colour, label=label)
+            axes.bar(
+                positions + (i - (len(series) - 1) / 2) * width,
+                heights,
+                width * 0.92,
+                color=colour,
+                label=label,
+            )
         axes.set_xticks(positions, classes, color=INK)
         axes.tick_params(axis="x", length=0, rotation=0 if len(classes) <= 12 else 40)
         axes.grid(axis="x", visible=False)

@@ -38,8 +38,10 @@ def embed(image: npt.NDArray[np.uint8], alt: str, width: int) -> Picture:
     return Picture("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(), alt)
 
 
-def embed_map(class_map: npt.NDArray[np.uint8], palette: list[tuple[int, int, int]], alt: str, width: int) -> Picture:
-    """A class map (H, W) as a paletted PNG data URI; shrunk by nearest neighbour, so no colour is invented."""
+def embed_map(
+    class_map: npt.NDArray[np.uint8], palette: list[tuple[int, int, int]], alt: str, width: int
+) -> Picture:
+    """A class map (H, W) as a paletted PNG data URI; shrunk by nearest neighbour: no colour is invented."""
     picture = Image.fromarray(colourise(class_map, palette))
     if picture.width > width:
         size = (width, round(picture.height * width / picture.width))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")  # no display is needed, and none must be asked for
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK = "#1f2933"
@@ -34,9 +36,9 @@ def marker(precision: str) -> str:
 
 
 @contextmanager
-def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, list[plt.Axes]]]:
+def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of `columns` axes in the report's style; width and height in inches."""
-    settings = {
+    settings: Any = {
         "font.family": "DejaVu Sans",
         "font.size": 9,
         "axes.edgecolor": GRID,
