@@ -41,7 +41,7 @@ class Streets:
     """A source of rendered scenes; each depends on the seed, its split and its number alone."""
 
     name = "streets"
-    licence = "rendered by this project; no rights reserved (CC0-1.0)"
+    licence = "rendered by this project (Apache-2.0); no material of others"
 
     def __init__(
         self,
