@@ -69,7 +69,7 @@ class RunFolder:
             UserError: the disk is full; the previous checkpoint is kept.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
-        facts = json.dumps(checkpoint.facts, sort_keys=True)
+        facts = json.dumps(checkpoint.facts)
         with atomic_file(self.file) as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, {"facts": facts}))
 

@@ -32,13 +32,12 @@ def build_optimiser(config: OptimiserConfig, groups: Sequence[ParamGroup]) -> to
         for group in groups
         if (trained := [p for p in group.parameters if p.requires_grad])
     ]
-    fused = any(p.is_cuda for group in groups for p in group.parameters)
     if config.name == "sgd":
         return torch.optim.SGD(
-            settings, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
+            settings, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
         )
     return torch.optim.AdamW(
-        settings, config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=fused
+        settings, config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
     )
 
 

@@ -13,7 +13,6 @@ from afdcd.errors import UserError
 from afdcd.training.task import Share, Task
 
 _NO_MEMORY = ("out of memory", "DefaultCPUAllocator", "not enough memory", "can't allocate memory")
-_ONE_VALUE = "Expected more than 1 value per channel"
 
 
 def share_of(batch_size: int, processes: int, micro_batch: int | None) -> tuple[int, int]:
@@ -69,7 +68,7 @@ def rehearse(task: Task, images: int, crop: Size, device: torch.device) -> None:
         device: where the task's networks are.
 
     Raises:
-        UserError: out of memory, one image a pass where batch norm needs two, or whatever a loss refuses.
+        UserError: out of memory, or whatever networks and losses refuse (one image a pass, a small crop).
     """
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, *crop), generator=generator, dtype=torch.uint8)
@@ -77,16 +76,9 @@ def rehearse(task: Task, images: int, crop: Size, device: torch.device) -> None:
     pixels = pixels.to(device, memory_format=torch.channels_last)
     batch = Batch(pixels, labels, torch.arange(images, device=device))
     buffers = [(buffer, buffer.clone()) for buffer in task.learner.buffers()]
-    try:
-        with memory_errors(images, crop):
-            task.losses(task.learner, batch, Share(1.0, torch.ones((), device=device)))["loss"].backward()  # type: ignore[no-untyped-call]
-    except ValueError as error:
-        if _ONE_VALUE not in str(error):
-            raise
-        raise UserError(
-            "batch norm needs at least two images a pass; raise schedule.batch_size "
-            "or train.practice.micro_batch, or lower runtime.processes"
-        ) from error
+    with memory_errors(images, crop):
+        loss = task.losses(task.learner, batch, Share(1.0, torch.ones((), device=device)))["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
     for parameter in task.learner.parameters():
         if parameter.grad is None:
             parameter.requires_grad_(False)

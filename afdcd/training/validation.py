@@ -31,13 +31,8 @@ class Validation:
         Raises:
             UserError: the split is empty.
         """
-        entries = manifest.split(split)
-        if not entries:
-            raise UserError(
-                f"the split {split!r} of {manifest.folder} is empty; the best network is chosen on it"
-            )
         self._manifest = manifest
-        self._entries = entries[world.rank :: world.size]
+        self._entries = manifest.split(split)[world.rank :: world.size]
         self._batch_size = batch_size
         self._precision = precision
         self._world = world

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from afdcd.losses.method import ParamGroup
+from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr
+
+
+def parameter(*values: float) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=torch.float32))
+
+
+def test_poly_without_warmup_is_the_released_schedule() -> None:
+    config = tiny.schedule({"lr": 0.02, "warmup_iterations": 0}).optimiser
+    assert poly_lr(config, 0, 40000) == 0.02
+    assert poly_lr(config, 20000, 40000) == pytest.approx(0.02 * 0.5**0.9)
+    assert poly_lr(config, 39999, 40000) == pytest.approx(0.02 * (1 / 40000) ** 0.9)
+
+
+def test_warmup_is_linear_and_ends_on_the_curve() -> None:
+    config = tiny.schedule({"lr": 1.0, "warmup_iterations": 4, "poly_power": 0.0}).optimiser
+    assert [poly_lr(config, it, 10) for it in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_groups_keep_their_factor() -> None:
+    config = tiny.schedule({"name": "sgd"}).optimiser
+    groups = [ParamGroup([parameter(1)]), ParamGroup([parameter(1)], lr_factor=10.0)]
+    optimiser = build_optimiser(config, groups)
+    set_lr(optimiser, 0.5)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.5, 5.0]
+
+
+def test_sgd_decays_everything_and_uses_momentum() -> None:
+    config = tiny.schedule({"name": "sgd", "weight_decay": 0.1, "momentum": 0.5}).optimiser
+    weight = parameter(2.0)
+    optimiser = build_optimiser(config, [ParamGroup([weight])])
+    set_lr(optimiser, 1.0)
+    weight.grad = torch.tensor([1.0])
+    optimiser.step()
+    assert weight.item() == pytest.approx(2 - (1 + 0.2))
+    optimiser.step()
+    assert weight.item() == pytest.approx(0.8 - (0.5 * 1.2 + 1 + 0.08))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    frozen = parameter(1.0).requires_grad_(False)
+    optimiser = build_optimiser(tiny.schedule().optimiser, [ParamGroup([frozen, parameter(1.0)])])
+    assert len(optimiser.param_groups[0]["params"]) == 1
+
+
+def test_the_clip_touches_adapters_together_and_nothing_else() -> None:
+    student, first, second = parameter(0.0), parameter(0.0), parameter(0.0)
+    student.grad, first.grad, second.grad = (torch.tensor([v]) for v in (100.0, 30.0, 40.0))
+    clip_adapters([first, second], 5.0)
+    assert student.grad.item() == 100
+    assert [first.grad.item(), second.grad.item()] == pytest.approx([3, 4], rel=1e-5)
+
+
+def test_no_clip_without_a_limit_or_below_it() -> None:
+    adapter = parameter(0.0)
+    adapter.grad = torch.tensor([3.0])
+    clip_adapters([adapter], None)
+    clip_adapters([adapter], 5.0)
+    assert adapter.grad.item() == 3

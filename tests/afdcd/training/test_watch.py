@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afdcd.errors import UserError
+from afdcd.training.distributed import World
+from afdcd.training.watch import TermWatch, require_finite
+
+
+@pytest.fixture
+def watch() -> TermWatch:
+    return TermWatch(World(0, 1, torch.device("cpu")))
+
+
+def terms(**values: float) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def test_means_since_the_last_reading(watch: TermWatch) -> None:
+    assert watch.read() == {}
+    watch.add(0, terms(loss=1.0, ce=3.0))
+    watch.add(1, terms(loss=2.0, ce=5.0))
+    assert watch.read() == {"loss": 1.5, "ce": 4.0}
+    watch.add(2, terms(loss=7.0, ce=8.0))
+    assert watch.read() == {"loss": 7.0, "ce": 8.0}
+    assert watch.read() == {}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_the_first_bad_term_is_named(watch: TermWatch, bad: float) -> None:
+    watch.add(0, terms(loss=1.0, kd=1.0, ce=1.0))
+    watch.add(1, terms(loss=bad, kd=bad, ce=1.0))
+    watch.add(2, terms(loss=bad, kd=bad, ce=bad))
+    with pytest.raises(UserError, match="term 'kd' became NaN or infinite at iteration 2"):
+        watch.read()
+
+
+def test_finite_weights_pass_and_integers_do_not_matter() -> None:
+    require_finite([torch.ones(3), torch.tensor(5)], 1)
+    with pytest.raises(UserError, match="by iteration 9"):
+        require_finite([torch.ones(3), torch.tensor([1.0, float("nan")])], 9)
