@@ -34,7 +34,7 @@ class CamVid:
         "road",
         "pavement",
         "tree",
-        "sign",
+        "signsymbol",
         "fence",
         "car",
         "pedestrian",
