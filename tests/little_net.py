@@ -1,4 +1,4 @@
-"""A network of one second that keeps the promises of a Segmenter, trained until it beats chance, and its contract."""
+"""A network of one second that keeps the promises of a Segmenter, trained a little, and its contract."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class LittleNet(nn.Module):
-    """Normalisation, residual addition, max pooling, concatenation, dropout: what the engines must carry over."""
+    """Normalisation, residual addition, max pooling, concatenation, dropout: what engines must carry over."""
 
     mean: Tensor
     std: Tensor

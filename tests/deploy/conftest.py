@@ -63,9 +63,7 @@ def typed(tmp_path: Path, exported: Exported, request: pytest.FixtureRequest) ->
             (folder / name).write_bytes(content)
         write_model(folder / CONTRACT, exported.contract)
         write_model(folder / QUANTISATION, result.record)
-        write_model(
-            folder / PARITY, Parity(images=1, agreement=1.0, max_relative_error=0.0, sqnr_db=None)
-        )
+        write_model(folder / PARITY, Parity(images=1, agreement=1.0, max_relative_error=0.0, sqnr_db=None))
         return folder
 
     return write

@@ -99,7 +99,8 @@ def test_opaque_constants_are_refused(good: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", ["data/aotinductor/model/run.so", "data/weights/model.pt", "data/constants/opaque_obj_0", "extra/x"]
+    "extra",
+    ["data/aotinductor/model/run.so", "data/weights/model.pt", "data/constants/opaque_obj_0", "extra/x"],
 )
 def test_members_that_are_never_needed_are_refused(good: bytes, extra: str) -> None:
     _refused(_rewrite(good, {}, {extra: b"x"}), "which a network of this project never needs")
@@ -112,7 +113,8 @@ def test_a_member_that_stands_twice_is_refused(good: bytes) -> None:
 
 def test_guards_as_source_are_refused(good: bytes) -> None:
     _refused(
-        _edit_json(good, MODEL, lambda value: value["guards_code"].append("__import__('os')")), "Python source"
+        _edit_json(good, MODEL, lambda value: value["guards_code"].append("__import__('os')")),
+        "Python source",
     )
 
 

@@ -44,7 +44,9 @@ def test_the_graph_keeps_the_contract(exported: Exported) -> None:
 def test_only_the_bare_network_is_in_the_files(exported: Exported, little: LittleNet) -> None:
     """Batch norm is folded: what is left is each convolution's weight and one bias a channel."""
     folded = sum(
-        layer.weight.numel() + layer.out_channels for layer in little.modules() if isinstance(layer, nn.Conv2d)
+        layer.weight.numel() + layer.out_channels
+        for layer in little.modules()
+        if isinstance(layer, nn.Conv2d)
     )
     normalisation = 2 * 3
     for name in (CLASS_MAP, LOGITS):
@@ -79,7 +81,9 @@ def test_another_opset_is_honoured(little: LittleNet, opset: int) -> None:
 
 
 def test_an_opset_that_the_exporter_cannot_reach_is_refused(little: LittleNet) -> None:
-    with pytest.raises(UserError, match=r"asked for opset 13, the exporter produced 18; set deploy.export.opset"):
+    with pytest.raises(
+        UserError, match=r"asked for opset 13, the exporter produced 18; set deploy.export.opset"
+    ):
         export(little, contract_of(little, 13))
 
 
@@ -91,7 +95,7 @@ def test_the_same_weights_give_the_same_bytes_and_no_trace_of_this_machine(
     for name, content in exported.files.items():
         assert hashlib.sha256(content).hexdigest() == exported.contract.graphs[name]
         assert __file__.encode() not in content and b"little_net" not in content
-        assert b"stack_trace\": \"" not in content and b".py" not in content
+        assert b'stack_trace": "' not in content and b".py" not in content
     other = LittleNet().eval()
     assert export(other, contract_of(other)).files[CLASS_MAP] != exported.files[CLASS_MAP]
 

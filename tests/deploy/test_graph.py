@@ -88,7 +88,11 @@ def test_weights_in_a_second_file_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 def test_weights_are_counted_and_constants_are_not() -> None:
     model = _model()
-    arrays = {"weight": np.zeros((2, 3, 1, 1), np.float32), "shape": np.zeros(4, np.int64), "one": np.float32(1)}
+    arrays = {
+        "weight": np.zeros((2, 3, 1, 1), np.float32),
+        "shape": np.zeros(4, np.int64),
+        "one": np.float32(1),
+    }
     for name, array in arrays.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
     assert graph.weight_elements(model) == 6 + 1

@@ -28,8 +28,8 @@ def test_what_is_listed_runs_here(backend: str) -> None:
 def test_tensorrt_without_a_gpu_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "nvidia_driver", lambda: False)
     expected = (
-        "target trt_fp16 needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and TensorRT; this machine "
-        "has none; remove it from deploy.targets or measure on such a machine"
+        "target trt_fp16 needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and TensorRT; "
+        "this machine has none; remove it from deploy.targets or measure on such a machine"
     )
     with pytest.raises(UserError) as caught:
         check_target("trt_fp16", _spec("tensorrt", "fp16"))

@@ -31,7 +31,9 @@ def test_the_thread_count_is_put_back(bundle: Callable[[str], Path]) -> None:
     assert torch.get_num_threads() == before
 
 
-def test_the_program_computes_what_the_module_does(exported: Exported, little: LittleNet, tmp_path: Path) -> None:
+def test_the_program_computes_what_the_module_does(
+    exported: Exported, little: LittleNet, tmp_path: Path
+) -> None:
     (tmp_path / PROGRAM).write_bytes(exported.files[PROGRAM])
     write_model(tmp_path / CONTRACT, exported.contract)
     images = pictures(range(3))

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from little_net import pictures
+
+from afdcd.errors import UserError
+from deploy.bundle import CLASS_MAP
+from deploy.export import Exported
+from deploy.parity import Meter, Parity, compare, require
+from deploy.sessions import open_backend
+
+RNG = np.random.default_rng(0)
+
+
+def _meter(reference: np.ndarray, other: np.ndarray) -> Parity:
+    meter = Meter()
+    meter.update_class_map(reference.argmax(axis=1), other.argmax(axis=1))
+    meter.update_logits(reference.astype(np.float32), other.astype(np.float32))
+    return meter.result(len(reference))
+
+
+def test_equal_answers_have_no_error() -> None:
+    logits = RNG.normal(size=(2, 3, 4, 5))
+    assert _meter(logits, logits) == Parity(images=2, agreement=1.0, max_relative_error=0.0, sqnr_db=None)
+
+
+def test_the_figures_follow_their_definitions() -> None:
+    logits = np.zeros((1, 2, 1, 4))
+    logits[0, 0], logits[0, 1] = 4.0, 2.0
+    other = logits.copy()
+    other[0, 1, 0, 0] = 5.0
+    result = _meter(logits, other)
+    assert result.agreement == 3 / 4
+    assert result.max_relative_error == pytest.approx(3 / 4)
+    assert result.sqnr_db == pytest.approx(10 * math.log10((4 * 16 + 4 * 4) / 9))
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    first, second = RNG.normal(size=(2, 4, 3, 8, 8))
+    whole = _meter(first, second)
+    parts = Meter()
+    for row, other in zip(first, second, strict=True):
+        parts.update_class_map(row[None].argmax(axis=1), other[None].argmax(axis=1))
+        parts.update_logits(row[None].astype(np.float32), other[None].astype(np.float32))
+    assert parts.result(4).sqnr_db == pytest.approx(whole.sqnr_db)
+    assert parts.result(4).agreement == whole.agreement
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    logits = RNG.normal(size=(1, 3, 4, 4))
+    other = logits.copy()
+    other[0, 0, 0, 0] = value
+    for pair in ((logits, other), (other, logits)):
+        with pytest.raises(UserError, match="not finite"):
+            _meter(*pair)
+
+
+@pytest.mark.parametrize(("agreement", "error"), [(0.5, 0.0), (1.0, 0.1)])
+def test_a_miss_is_refused_with_its_numbers(agreement: float, error: float) -> None:
+    missed = Parity(images=8, agreement=agreement, max_relative_error=error, sqnr_db=1.0)
+    with pytest.raises(UserError, match=rf"m: .* on 8 images: agreement {agreement:.6f} \(at least 0.999\)"):
+        require(missed, model="m", min_agreement=0.999, max_relative_error=1e-4)
+    require(missed, model="m", min_agreement=agreement, max_relative_error=error)
+
+
+def test_no_images_is_refused(exported: Exported) -> None:
+    read = exported.files.__getitem__
+    with open_backend("onnxruntime", exported.contract, read, threads=1) as session:
+        with pytest.raises(UserError, match="at least one image"):
+            compare(session, session, pictures(range(1))[:0])
+
+
+@pytest.mark.xdist_group("little")
+def test_onnxruntime_computes_what_pytorch_does_and_another_network_does_not(exported: Exported) -> None:
+    images = pictures(range(5))
+    contract = exported.contract
+    with (
+        open_backend("pytorch", contract, exported.files.__getitem__, threads=1) as reference,
+        open_backend("onnxruntime", contract, exported.files.__getitem__, threads=1) as engine,
+    ):
+        good = compare(reference, engine, images)
+    require(good, model="little", min_agreement=0.9999, max_relative_error=1e-4)
+    assert good.images == 5 and good.sqnr_db is not None and good.sqnr_db > 80
+
+
+@pytest.mark.xdist_group("little")
+def test_int8_is_seen_as_different(exported: Exported, int8: object) -> None:
+    files = {**exported.files, CLASS_MAP: int8.files[CLASS_MAP]}  # type: ignore[attr-defined]
+    with (
+        open_backend("onnxruntime", exported.contract, exported.files.__getitem__, threads=1) as reference,
+        open_backend("onnxruntime", exported.contract, files.__getitem__, threads=1) as engine,
+    ):
+        result = compare(reference, engine, pictures(range(3)))
+    assert result.agreement < 1.0 and result.max_relative_error == 0.0

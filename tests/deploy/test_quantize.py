@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from little_net import picture, pictures
+from onnx import numpy_helper
+
+from afdcd.errors import UserError
+from afdcd.metrics import ConfusionMatrix, agreement
+from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM
+from deploy.config import QuantizeConfig, TargetConfig
+from deploy.export import Exported
+from deploy.quantize import Quantisation, Typed, quantize, require_preset, unchanged
+from deploy.sessions import open_backend
+
+pytestmark = pytest.mark.xdist_group("little")
+
+
+def _settings(*candidates: str) -> QuantizeConfig:
+    values: dict[str, Any] = {"calibration_images": 8, "val_images": 6, "percentile": 99.99}
+    return QuantizeConfig.model_validate(values | {"candidates": list(candidates)})
+
+
+def _quantize(exported: Exported, **changes: Any) -> Typed:
+    given: dict[str, Any] = {
+        "calibration": pictures(range(8)),
+        "validation": [picture(number) for number in range(100, 106)],
+        "settings": _settings("minmax"),
+        "threads": 1,
+    }
+    return quantize(exported.files, exported.contract, **(given | changes))
+
+
+def test_it_still_answers_like_the_float_graph_and_is_smaller(exported: Exported, int8: Typed) -> None:
+    images = pictures(range(300, 308))
+    maps = []
+    for files in (exported.files, int8.files):
+        with open_backend("onnxruntime", exported.contract, files.__getitem__, threads=1) as session:
+            maps.append(session.infer(images))
+    assert 0.9 < agreement(*maps) < 1.0
+    for name in (CLASS_MAP, LOGITS):
+        # A network of 6,000 weights: quantisation parameters weigh as much as what they save elsewhere.
+        weights = [
+            sum(
+                numpy_helper.to_array(tensor).nbytes
+                for tensor in onnx.load_from_string(files[name]).graph.initializer
+                if len(tensor.dims) == 4
+            )
+            for files in (exported.files, int8.files)
+        ]
+        assert weights[1] < 0.3 * weights[0]
+
+
+def test_the_twins_have_the_same_scales(exported: Exported, int8: Typed) -> None:
+    scales = [
+        {
+            tensor.name: numpy_helper.to_array(tensor).tobytes()
+            for tensor in onnx.load_from_string(int8.files[name]).graph.initializer
+        }
+        for name in (CLASS_MAP, LOGITS)
+    ]
+    shared = scales[0].keys() & scales[1].keys()
+    assert len(shared) > 20 and all(scales[0][name] == scales[1][name] for name in shared)
+    images = pictures(range(4))
+    with open_backend("onnxruntime", exported.contract, int8.files.__getitem__, threads=1) as session:
+        np.testing.assert_array_equal(session.infer(images), session.logits(images).argmax(axis=1))
+
+
+def test_the_record_holds_what_the_files_score(exported: Exported, int8: Typed) -> None:
+    record = int8.record
+    assert [candidate.name for candidate in record.candidates] == ["minmax", "percentile"]
+    chosen = next(candidate for candidate in record.candidates if candidate.name == record.chosen)
+    confusion = ConfusionMatrix(3)
+    with open_backend("onnxruntime", exported.contract, int8.files.__getitem__, threads=1) as session:
+        for number in range(100, 106):
+            sample = picture(number)
+            confusion.update(session.infer(sample.image[None])[0], sample.labels)
+    assert chosen.miou == pytest.approx(confusion.miou(), abs=1e-12)
+    assert chosen.agreement > 0.9 and chosen.sqnr_db is not None and chosen.sqnr_db > 15
+    assert record.float_miou == pytest.approx(chosen.miou, abs=0.05)
+    assert (record.val_images, record.calibration_images) == (6, 8)
+    assert record.calibration_sha256 == hashlib.sha256(pictures(range(8)).tobytes()).hexdigest()
+    assert Quantisation.model_validate_json(record.model_dump_json()) == record
+
+
+def test_the_candidate_that_is_best_on_val_is_kept(
+    exported: Exported, int8: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A percentile of 60 cuts most of each range off: whatever its place in the list, it must lose."""
+    bad = _settings("percentile", "minmax").model_copy(update={"percentile": 60.0})
+    result = _quantize(exported, settings=bad)
+    assert result.record.chosen == "minmax"
+    cut, whole = result.record.candidates
+    assert cut.agreement < whole.agreement
+
+
+def test_calibration_decides_the_scales(exported: Exported, int8: Typed) -> None:
+    dark = _quantize(exported, calibration=pictures(range(8)) // 4)
+    assert dark.files != _quantize(exported).files
+
+
+def test_entropy_uses_more_bins_than_levels(exported: Exported) -> None:
+    """With the tool's own 128 bins it would be MinMax (DEPLOY finding 9)."""
+    result = _quantize(exported, settings=_settings("minmax", "entropy"), calibration=pictures(range(3)))
+    minmax, entropy = result.record.candidates
+    assert entropy.sqnr_db != minmax.sqnr_db
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"calibration": pictures(range(1))[:0]},
+        {"validation": []},
+        {"settings": QuantizeConfig(calibration_images=1, val_images=1, candidates=[], percentile=99.9)},
+    ],
+)
+def test_without_images_or_candidates_it_is_refused(exported: Exported, missing: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="INT8 needs calibration images"):
+        _quantize(exported, **missing)
+
+
+def test_the_same_images_give_the_same_bytes_in_every_process(exported: Exported, tmp_path: Any) -> None:
+    for name in (CLASS_MAP, LOGITS):
+        (tmp_path / name).write_bytes(exported.files[name])
+    (tmp_path / "contract.json").write_text(exported.contract.model_dump_json())
+    np.save(tmp_path / "images.npy", pictures(range(3)))
+    code = """
+import sys, hashlib, pathlib, numpy as np
+from deploy.bundle import read_contract
+from deploy.config import QuantizeConfig
+from deploy.evaluate import Sample
+from deploy.quantize import quantize
+folder = pathlib.Path(sys.argv[1])
+images = np.load(folder / "images.npy")
+settings = QuantizeConfig(calibration_images=3, val_images=1, candidates=["minmax"], percentile=99.9)
+files = {name: (folder / name).read_bytes() for name in ("class_map.onnx", "logits.onnx")}
+sample = Sample("a", images[0], np.zeros((32, 64), np.uint8))
+made = quantize(
+    files, read_contract(folder), calibration=images, validation=[sample], settings=settings, threads=1
+)
+assert "torch" not in sys.modules
+print({name: hashlib.sha256(content).hexdigest() for name, content in made.files.items()})
+"""
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(answers) == 1
+
+
+def test_float_targets_get_the_exported_bytes(exported: Exported) -> None:
+    assert unchanged(exported.files, "onnxruntime").files == {
+        name: exported.files[name] for name in (CLASS_MAP, LOGITS)
+    }
+    assert unchanged(exported.files, "pytorch").files == {PROGRAM: exported.files[PROGRAM]}
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("onnxruntime", "fp16"), ("tensorrt", "int8")])
+def test_a_precision_without_a_way_is_refused(backend: str, precision: str) -> None:
+    spec = TargetConfig.model_validate(
+        {"backend": backend, "precision": precision, "where": "here", "threads": 1}
+    )
+    with pytest.raises(UserError, match=rf"target mine: no way leads to {precision} for {backend}"):
+        require_preset("mine", spec)
