@@ -16,7 +16,7 @@ from deploy.sessions import Session, open_session
 
 
 class SessionContract:
-    """Inherit, give `target` (known to the fixture `bundle`) and `threads_of`; mark with the group "little"."""
+    """Inherit, give `target` (known to the fixture `bundle`) and `threads_of`; mark as group "little"."""
 
     target: ClassVar[str]
 
