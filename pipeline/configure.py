@@ -1,7 +1,8 @@
 """Compose the presets of conf/ into params.yaml, the file that everything else reads.
 
-`python -m pipeline.configure dataset=camvid schedule=smoke`, for instance. Every command stands alone: what it does not name is the default. Hand edits in params.yaml are never dropped
-silently: pass them along (`teacher.seed=3`), or drop them with `--force`.
+For instance `python -m pipeline.configure dataset=camvid schedule=smoke`. Every command stands alone: what it
+does not name is the default. Hand edits in params.yaml are never dropped silently: pass them along
+(`teacher.seed=3`), or drop them with `--force`.
 """
 
 from __future__ import annotations

@@ -52,6 +52,15 @@ def test_models_follow_students_recipes_and_seeds(target: Path) -> None:
     assert deploy.release == ["narrow_r18_kd_0"]
 
 
+def test_presets_win_over_what_every_run_shares(target: Path) -> None:
+    configure.write(["schedule=smoke"], target)
+    found = params.load(target)
+    assert (found.deploy.benchmark.iterations, found.deploy.quantize.calibration_images) == (5, 4)
+    assert found.gates.min_gain_over_alone is None and found.gates.max_drop["int8"] is None
+    assert found.distill.recipes["afdcd"]["afdcd"]["pool"] == 1
+    assert found.dataset.options["train"] == 12
+
+
 def test_the_paper_preset_holds_the_released_figures(target: Path) -> None:
     configure.write(["dataset=camvid", "pair=r101_psp_r18", "schedule=paper", "hardware=cuda"], target)
     found = params.load(target)

@@ -19,7 +19,12 @@ from clone import Clone, changed
 
 pytestmark = pytest.mark.xdist_group("repro")
 
-SMOKE = ("schedule=smoke",)
+SMOKE = (
+    "schedule=smoke",
+    "deploy.models=[teacher,narrow_r18_alone_0,narrow_r18_afdcd_0]",
+    # Two threads that share a core with other tests wait for each other most of the time.
+    "runtime.threads=1",
+)
 RELEASE = "models/release"
 
 
@@ -129,7 +134,7 @@ def test_a_weight_of_the_contrast_leaves_the_kd_branch_alone(chain: Clone) -> No
 
 @pytest.mark.parametrize("key", ["runtime.workers", "runtime.threads"])
 def test_what_only_changes_speed_runs_nothing(chain: Clone, key: str) -> None:
-    with params_of(chain, {key: 1}):
+    with params_of(chain, {key: 2}):
         assert would_run(chain) == set()
 
 
@@ -142,8 +147,7 @@ def test_an_unused_target_and_an_unused_recipe_run_only_the_report(chain: Clone)
 def test_a_gate_runs_only_report_gate_and_release(chain: Clone) -> None:
     with params_of(chain, {"gates.max_size_mb": 4.5}):
         assert ran(chain.repro()) == {"probe", "report", "gate", "release"}
-    chain.repro()
-    assert chain.run("git", "status", "--porcelain") == ""
+    assert ran(chain.repro()) == {"probe", "report", "gate", "release"}
 
 
 def test_a_failed_gate_leaves_report_and_release_and_says_by_how_much(chain: Clone) -> None:
