@@ -1,4 +1,4 @@
-"""What every loss does to its inputs first: wide numbers, no autocast, equal grids."""
+"""What every loss does to its inputs first: wide numbers, no autocast, equal grids, unit vectors."""
 
 from __future__ import annotations
 
@@ -21,20 +21,64 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
+def unit(vectors: Tensor, *, dim: int = 1, order: float = 2) -> Tensor:
+    """Vectors along `dim` divided by their norm; a vector of zeros stays zero and passes no gradient.
+
+    A norm clamped from below would send a zero vector, which a ReLU makes of a dead cell, gradients 1e12
+    times too large.
+    """
+    norm: Tensor = torch.linalg.vector_norm(vectors, order, dim, keepdim=True)
+    return vectors / norm.masked_fill(norm == 0, torch.inf)
+
+
 def require_equal_shapes(student: Tensor, teacher: Tensor, what: str) -> None:
     """Refuse two maps (B, C, H, W) that cannot be compared cell by cell.
 
     Raises:
         UserError: the shapes differ; the message holds both.
     """
-    if student.shape == teacher.shape:
-        return
-    remedy = "give both networks the same output_stride"
-    if student.shape[-2:] == teacher.shape[-2:]:
-        remedy = "they must agree in batch size and channels (for logits: be trained for the same classes)"
-    raise UserError(
-        f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}; {remedy}"
-    )
+    require_equal_grids(student, teacher, what)
+    if student.shape != teacher.shape:
+        remedy = "they must agree in channels (for logits: be trained for the same classes)"
+        raise UserError(f"{_both(student, teacher, what)}; {remedy}")
+
+
+def require_same_grid(student: Tensor, teacher: Tensor, what: str) -> None:
+    """Refuse two maps (B, C, H, W) that differ in batch or size; their channels may differ.
+
+    Raises:
+        UserError: the message holds both shapes.
+    """
+    if student.shape[0] != teacher.shape[0] or student.shape[-2:] != teacher.shape[-2:]:
+        raise UserError(
+            f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}; "
+            "give both networks the same output_stride"
+        )
+
+
+def require_equal_grids(student: Tensor, teacher: Tensor, what: str) -> None:
+    """Refuse two maps (B, C, H, W) of different batch or size; channels may differ.
+
+    Raises:
+        UserError: the shapes differ in more than channels; the message holds both.
+    """
+    if student.shape[-2:] != teacher.shape[-2:]:
+        raise UserError(f"{_both(student, teacher, what)}; give both networks the same output_stride")
+    if len(student) != len(teacher):
+        raise UserError(f"{_both(student, teacher, what)}; they must agree in batch size")
+
+
+def _both(student: Tensor, teacher: Tensor, what: str) -> str:
+    return f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}"
+
+
+def unit_vectors(features: Tensor, dim: int = 1) -> Tensor:
+    """Vectors along `dim` divided by their length; a zero vector stays zero.
+
+    A ReLU makes whole vectors zero. A plain clamp of the length at 1e-12 would give them a gradient of 1e12.
+    """
+    length = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
+    return features / length.where(length > 0, 1.0)
 
 
 def require_choice(loss: str, option: str, value: str, valid: Iterable[str]) -> None:

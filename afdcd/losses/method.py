@@ -32,13 +32,29 @@ class Context(NamedTuple):
     class_weights: Tensor | None
 
 
+class Adam(NamedTuple):
+    """An optimiser of one's own, without weight decay.
+
+    Attributes:
+        lr: at the start; it falls with the student's.
+        betas: of the two running means.
+    """
+
+    lr: float
+    betas: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters with their own optimiser settings; factors are relative to the student's."""
+    """Parameters with their own optimiser settings; factors are relative to the student's.
+
+    With `adam` they leave the student's optimiser, and `lr_factor` counts no more.
+    """
 
     parameters: list[nn.Parameter]
     lr_factor: float = 1.0
     clip: bool = True
+    adam: Adam | None = None
 
 
 class Method(nn.Module):

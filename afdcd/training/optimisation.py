@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from afdcd.config import OptimiserConfig
 from afdcd.losses.method import ParamGroup
+
+logger = logging.getLogger(__name__)
 
 
 def poly_lr(config: OptimiserConfig, iteration: int, iterations: int) -> float:
@@ -26,19 +29,64 @@ def build_optimiser(config: OptimiserConfig, groups: Sequence[ParamGroup]) -> to
     """SGD or AdamW over `groups`; weight decay is on everything, as in the released Af-DCD code.
 
     `momentum` is SGD's momentum and AdamW's first beta. Parameters without requires_grad are left out.
+    Groups with an Adam of their own get one beside it.
     """
-    settings = [
-        {"params": trained, "lr_factor": group.lr_factor}
-        for group in groups
-        if (trained := [p for p in group.parameters if p.requires_grad])
-    ]
+    common: list[dict[str, Any]] = []
+    own: list[dict[str, Any]] = []
+    for group in groups:
+        if not (trained := [p for p in group.parameters if p.requires_grad]):
+            continue
+        if group.adam is None:
+            common.append({"params": trained, "lr_factor": group.lr_factor})
+        else:
+            factor = group.adam.lr / config.lr
+            own.append({"params": trained, "lr_factor": factor, "betas": group.adam.betas})
+    decay = config.weight_decay
+    first: torch.optim.Optimizer
     if config.name == "sgd":
-        return torch.optim.SGD(
-            settings, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-    return torch.optim.AdamW(
-        settings, config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
-    )
+        first = torch.optim.SGD(common, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
+    else:
+        betas = (config.momentum, 0.999)
+        first = torch.optim.AdamW(common, config.lr, betas=betas, weight_decay=decay, fused=True)
+    return _Pair(first, torch.optim.Adam(own, config.lr, fused=True)) if own else first
+
+
+class _Pair(torch.optim.Optimizer):
+    """Two optimisers that step and are saved as one; groups and state are shared with them."""
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        super().__init__([*first.param_groups, *second.param_groups], {})
+        self._parts = (first, second)
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update by both."""
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+
+def _settings(config: OptimiserConfig, group: ParamGroup) -> dict[str, Any]:
+    """What torch is told of one group; its own Adam is honoured beside AdamW only."""
+    trained = [p for p in group.parameters if p.requires_grad]
+    settings: dict[str, Any] = {"params": trained, "lr_factor": group.lr_factor}
+    if group.adam is None or not trained:
+        return settings
+    if config.name == "sgd":
+        logger.warning("a method asks for Adam for its own network; SGD trains it like the rest")
+        return settings
+    rate = {"lr_factor": group.adam.lr / config.lr, "betas": group.adam.betas, "weight_decay": 0.0}
+    return settings | rate
 
 
 def set_lr(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -66,6 +66,8 @@ class MethodContract:
     additive: ClassVar[bool] = True
     """The mean over single images is the value of the batch, for all terms."""
     label_free: ClassVar[bool] = True
+    of_labels: ClassVar[tuple[str, ...]] = ()
+    """Terms that look at labels, where some do and others do not."""
 
     @pytest.fixture(params=["other", "equal"])
     def student_channels(self, request: pytest.FixtureRequest) -> ChannelSpec:
@@ -95,7 +97,22 @@ class MethodContract:
         objective.total(terms).backward()
         assert all(value.grad is None for value in tensors(teacher))
         assert any(value.grad is not None and value.grad.any() for value in tensors(student))
-        assert all(parameter.grad is not None for parameter in objective.parameters())
+
+    def test_every_parameter_is_trained_or_frozen(self, student_channels: ChannelSpec) -> None:
+        objective = self.build(student_channels)
+        student, teacher = output(student_channels, 1), output(TEACHER, 2)
+        terms = objective(student, teacher, target())
+        side = objective.side_losses(student, teacher, target())
+        assert all(value.shape == () and value.dtype == torch.float32 for value in side.values())
+        (objective.total(terms) + sum(side.values())).backward()
+        assert all(value.grad is None for value in tensors(teacher))
+        assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+
+    def test_side_losses_do_not_touch_the_student(self) -> None:
+        objective, student = self.build(), output(STUDENT, 1)
+        for value in objective.side_losses(student, output(TEACHER, 2), target()).values():
+            value.backward()
+        assert all(value.grad is None for value in tensors(student))
 
     def test_each_term_alone_leads_to_the_student(self) -> None:
         for term in class_constant(METHODS[self.name], "terms"):
@@ -137,9 +154,12 @@ class MethodContract:
         objective = self.build()
         half = mapped(output(STUDENT, 1), lambda x: (20 * x).bfloat16().detach().requires_grad_())
         with torch.autocast("cpu", torch.bfloat16):
-            terms = objective(half, mapped(output(TEACHER, 2), lambda x: (20 * x).bfloat16()), target())
+            teacher = mapped(output(TEACHER, 2), lambda x: (20 * x).bfloat16())
+            terms = objective(half, teacher, target())
+            side = objective.side_losses(half, teacher, target())
         objective.total(terms).backward()
-        assert all(value.dtype == torch.float32 and value.isfinite() for value in terms.values())
+        every = [*terms.values(), *side.values()]
+        assert all(value.dtype == torch.float32 and value.isfinite() for value in every)
         assert all(value.grad.isfinite().all() for value in tensors(half) if value.grad is not None)
 
     def test_zero_features_are_finite(self) -> None:
@@ -161,7 +181,7 @@ class MethodContract:
             labelled = objective(student, teacher, target())
             assert all(terms[name].equal(labelled[name]) for name in terms)
         elif label == 255:
-            assert not any(value.item() for value in terms.values())
+            assert not any(terms[name].item() for name in self.of_labels or terms)
 
     def test_images_average_to_the_batch_or_are_compared(self) -> None:
         objective, student, teacher, whole = self.build(), output(STUDENT, 1), output(TEACHER, 2), target()

@@ -5,7 +5,8 @@ import tiny
 import torch
 from torch import nn
 
-from afdcd.losses.method import ParamGroup
+from afdcd.losses.method import Adam, ParamGroup
+from afdcd.training.checkpoint import load_optimiser, optimiser_tensors
 from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr
 
 
@@ -33,6 +34,28 @@ def test_groups_keep_their_factor() -> None:
     assert [group["lr"] for group in optimiser.param_groups] == [0.5, 5.0]
 
 
+def test_a_group_has_its_own_adam_beside_adamw() -> None:
+    config = tiny.schedule({"name": "adamw", "lr": 0.5, "weight_decay": 0.1}).optimiser
+    own, weight = parameter(2.0), parameter(2.0)
+    groups = [ParamGroup([weight]), ParamGroup([own], adam=Adam(lr=0.01, betas=(0.5, 0.5)))]
+    optimiser = build_optimiser(config, groups)
+    set_lr(optimiser, 0.25)
+    for given in (1.0, 3.0):
+        own.grad, weight.grad = torch.tensor([given]), torch.tensor([0.0])
+        optimiser.step()
+    # Half the schedule's start for both; decay for the first, Adam's mean and variance for the second.
+    assert weight.item() == pytest.approx(2 * (1 - 0.25 * 0.1) ** 2, rel=1e-6)
+    second = (0.25 * 1 + 0.5 * 3) / 0.75 / ((0.25 * 1 + 0.5 * 9) / 0.75) ** 0.5
+    assert own.item() == pytest.approx(2 - 0.005 * (1 + second), rel=1e-6)
+
+
+def test_sgd_trains_such_a_group_as_the_rest_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny.schedule({"name": "sgd"}).optimiser
+    group = ParamGroup([parameter(1)], lr_factor=2.0, adam=Adam(lr=0.01, betas=(0.5, 0.5)))
+    assert build_optimiser(config, [group]).param_groups[0]["lr_factor"] == 2.0
+    assert "asks for Adam" in caplog.text
+
+
 def test_sgd_decays_everything_and_uses_momentum() -> None:
     config = tiny.schedule({"name": "sgd", "weight_decay": 0.1, "momentum": 0.5}).optimiser
     weight = parameter(2.0)
@@ -49,6 +72,36 @@ def test_frozen_parameters_are_left_out() -> None:
     frozen = parameter(1.0).requires_grad_(False)
     optimiser = build_optimiser(tiny.schedule().optimiser, [ParamGroup([frozen, parameter(1.0)])])
     assert len(optimiser.param_groups[0]["params"]) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_adam_of_ones_own_stands_beside_the_optimiser(name: str) -> None:
+    config = tiny.schedule({"name": name, "lr": 0.1, "weight_decay": 0.1}).optimiser
+    pair = nn.ParameterDict({"student": parameter(1, 2), "opponent": parameter(3, 4)})
+    alone = nn.ParameterDict({"student": parameter(1, 2)})
+    twin = parameter(3, 4)
+    own = Adam(lr=0.004, betas=(0.8, 0.99))
+    both = build_optimiser(config, [ParamGroup([pair["opponent"]], adam=own), ParamGroup([pair["student"]])])
+    single = build_optimiser(config, [ParamGroup([alone["student"]])])
+    adam = torch.optim.Adam([twin], 0.004, betas=(0.8, 0.99))
+    for iteration in range(6):
+        if iteration == 3:  # what a checkpoint holds goes into fresh optimisers
+            saved = optimiser_tensors(both, pair)
+            groups = [ParamGroup([pair["opponent"]], adam=own), ParamGroup([pair["student"]])]
+            both = build_optimiser(config, groups)
+            load_optimiser(both, pair, {key: value.clone() for key, value in saved.items()})
+        rate = config.lr * (1 - iteration / 10)
+        set_lr(both, rate)
+        set_lr(single, rate)
+        adam.param_groups[0]["lr"] = 0.004 * (1 - iteration / 10)
+        for weight in (*pair.values(), *alone.values(), twin):
+            weight.grad = torch.tensor([1.0, -2.0 * iteration])
+        for optimiser in (both, single, adam):
+            optimiser.step()
+    torch.testing.assert_close(pair["student"], alone["student"], rtol=0, atol=0)
+    torch.testing.assert_close(pair["opponent"], twin)
+    both.zero_grad()
+    assert all(weight.grad is None for weight in pair.values())
 
 
 def test_the_clip_touches_adapters_together_and_nothing_else() -> None:
