@@ -39,8 +39,10 @@ def require_equal_shapes(student: Tensor, teacher: Tensor, what: str) -> None:
     """
     require_equal_grids(student, teacher, what)
     if student.shape != teacher.shape:
-        remedy = "they must agree in channels (for logits: be trained for the same classes)"
-        raise UserError(f"{_both(student, teacher, what)}; {remedy}")
+        raise UserError(
+            f"{_both(student, teacher, what)}; "
+            "they must agree in channels (for logits: be trained for the same classes)"
+        )
 
 
 def require_same_grid(student: Tensor, teacher: Tensor, what: str) -> None:
@@ -49,11 +51,10 @@ def require_same_grid(student: Tensor, teacher: Tensor, what: str) -> None:
     Raises:
         UserError: the message holds both shapes.
     """
-    if student.shape[0] != teacher.shape[0] or student.shape[-2:] != teacher.shape[-2:]:
-        raise UserError(
-            f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}; "
-            "give both networks the same output_stride"
-        )
+    if student.shape[-2:] != teacher.shape[-2:]:
+        raise UserError(f"{_both(student, teacher, what)}; give both networks the same output_stride")
+    if len(student) != len(teacher):
+        raise UserError(f"{_both(student, teacher, what)}; they must agree in batch size")
 
 
 def require_equal_grids(student: Tensor, teacher: Tensor, what: str) -> None:
@@ -72,13 +73,13 @@ def _both(student: Tensor, teacher: Tensor, what: str) -> str:
     return f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}"
 
 
-def unit_vectors(features: Tensor, dim: int = 1) -> Tensor:
-    """Vectors along `dim` divided by their length; a zero vector stays zero.
+def unit_vectors(vectors: Tensor, *, dim: int = 1, order: float = 2) -> Tensor:
+    """Vectors along `dim` divided by their norm; a vector of zeros, which a ReLU makes, stays zero.
 
-    A ReLU makes whole vectors zero. A plain clamp of the length at 1e-12 would give them a gradient of 1e12.
+    A norm clamped at 1e-12 from below would give such vectors gradients 1e12 times too large.
     """
-    length = torch.linalg.vector_norm(features, dim=dim, keepdim=True)
-    return features / length.where(length > 0, 1.0)
+    norm: Tensor = torch.linalg.vector_norm(vectors, order, dim, keepdim=True)
+    return vectors / norm.masked_fill(norm == 0, 1.0)
 
 
 def require_choice(loss: str, option: str, value: str, valid: Iterable[str]) -> None:
@@ -89,3 +90,7 @@ def require_choice(loss: str, option: str, value: str, valid: Iterable[str]) -> 
     """
     if value not in (names := tuple(valid)):
         raise UserError(f"{loss}: unknown {option} {value!r}; {nearest(value, names)}")
+
+
+def _both(student: Tensor, teacher: Tensor, what: str) -> str:
+    return f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}"

@@ -11,8 +11,6 @@ from torch import nn
 from afdcd.config import OptimiserConfig
 from afdcd.losses.method import ParamGroup
 
-logger = logging.getLogger(__name__)
-
 
 def poly_lr(config: OptimiserConfig, iteration: int, iterations: int) -> float:
     """Learning rate of an iteration counted from 0: `lr * (1 - it / max)^power`, after a linear warm-up.
@@ -74,19 +72,6 @@ class _Pair(torch.optim.Optimizer):
         for part in self._parts:
             part.param_groups = [next(groups) for _ in part.param_groups]
             part.state = self.state
-
-
-def _settings(config: OptimiserConfig, group: ParamGroup) -> dict[str, Any]:
-    """What torch is told of one group; its own Adam is honoured beside AdamW only."""
-    trained = [p for p in group.parameters if p.requires_grad]
-    settings: dict[str, Any] = {"params": trained, "lr_factor": group.lr_factor}
-    if group.adam is None or not trained:
-        return settings
-    if config.name == "sgd":
-        logger.warning("a method asks for Adam for its own network; SGD trains it like the rest")
-        return settings
-    rate = {"lr_factor": group.adam.lr / config.lr, "betas": group.adam.betas, "weight_decay": 0.0}
-    return settings | rate
 
 
 def set_lr(optimiser: torch.optim.Optimizer, rate: float) -> None:

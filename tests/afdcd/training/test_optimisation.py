@@ -34,28 +34,6 @@ def test_groups_keep_their_factor() -> None:
     assert [group["lr"] for group in optimiser.param_groups] == [0.5, 5.0]
 
 
-def test_a_group_has_its_own_adam_beside_adamw() -> None:
-    config = tiny.schedule({"name": "adamw", "lr": 0.5, "weight_decay": 0.1}).optimiser
-    own, weight = parameter(2.0), parameter(2.0)
-    groups = [ParamGroup([weight]), ParamGroup([own], adam=Adam(lr=0.01, betas=(0.5, 0.5)))]
-    optimiser = build_optimiser(config, groups)
-    set_lr(optimiser, 0.25)
-    for given in (1.0, 3.0):
-        own.grad, weight.grad = torch.tensor([given]), torch.tensor([0.0])
-        optimiser.step()
-    # Half the schedule's start for both; decay for the first, Adam's mean and variance for the second.
-    assert weight.item() == pytest.approx(2 * (1 - 0.25 * 0.1) ** 2, rel=1e-6)
-    second = (0.25 * 1 + 0.5 * 3) / 0.75 / ((0.25 * 1 + 0.5 * 9) / 0.75) ** 0.5
-    assert own.item() == pytest.approx(2 - 0.005 * (1 + second), rel=1e-6)
-
-
-def test_sgd_trains_such_a_group_as_the_rest_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    config = tiny.schedule({"name": "sgd"}).optimiser
-    group = ParamGroup([parameter(1)], lr_factor=2.0, adam=Adam(lr=0.01, betas=(0.5, 0.5)))
-    assert build_optimiser(config, [group]).param_groups[0]["lr_factor"] == 2.0
-    assert "asks for Adam" in caplog.text
-
-
 def test_sgd_decays_everything_and_uses_momentum() -> None:
     config = tiny.schedule({"name": "sgd", "weight_decay": 0.1, "momentum": 0.5}).optimiser
     weight = parameter(2.0)
