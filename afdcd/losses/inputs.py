@@ -21,16 +21,6 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def unit(vectors: Tensor, *, dim: int = 1, order: float = 2) -> Tensor:
-    """Vectors along `dim` divided by their norm; a vector of zeros stays zero and passes no gradient.
-
-    A norm clamped from below would send a zero vector, which a ReLU makes of a dead cell, gradients 1e12
-    times too large.
-    """
-    norm: Tensor = torch.linalg.vector_norm(vectors, order, dim, keepdim=True)
-    return vectors / norm.masked_fill(norm == 0, torch.inf)
-
-
 def require_equal_shapes(student: Tensor, teacher: Tensor, what: str) -> None:
     """Refuse two maps (B, C, H, W) that cannot be compared cell by cell.
 
@@ -43,18 +33,6 @@ def require_equal_shapes(student: Tensor, teacher: Tensor, what: str) -> None:
             f"{_both(student, teacher, what)}; "
             "they must agree in channels (for logits: be trained for the same classes)"
         )
-
-
-def require_same_grid(student: Tensor, teacher: Tensor, what: str) -> None:
-    """Refuse two maps (B, C, H, W) that differ in batch or size; their channels may differ.
-
-    Raises:
-        UserError: the message holds both shapes.
-    """
-    if student.shape[-2:] != teacher.shape[-2:]:
-        raise UserError(f"{_both(student, teacher, what)}; give both networks the same output_stride")
-    if len(student) != len(teacher):
-        raise UserError(f"{_both(student, teacher, what)}; they must agree in batch size")
 
 
 def require_equal_grids(student: Tensor, teacher: Tensor, what: str) -> None:
@@ -90,7 +68,3 @@ def require_choice(loss: str, option: str, value: str, valid: Iterable[str]) -> 
     """
     if value not in (names := tuple(valid)):
         raise UserError(f"{loss}: unknown {option} {value!r}; {nearest(value, names)}")
-
-
-def _both(student: Tensor, teacher: Tensor, what: str) -> str:
-    return f"{what}: the student's map is {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}"
