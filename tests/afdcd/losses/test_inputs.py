@@ -5,20 +5,20 @@ import torch
 from torch.nn import functional as F
 
 from afdcd.errors import UserError
-from afdcd.losses.inputs import require_same_grid, unit
+from afdcd.losses.inputs import require_equal_grids, unit_vectors
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
 def test_unit_vectors_and_their_gradients(order: float) -> None:
     torch.manual_seed(0)
     vectors = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(unit(vectors, order=order), F.normalize(vectors, order, 1))
-    assert torch.autograd.gradcheck(lambda x: unit(x, dim=2, order=order), vectors)
+    torch.testing.assert_close(unit_vectors(vectors, order=order), F.normalize(vectors, order, 1))
+    assert torch.autograd.gradcheck(lambda x: unit_vectors(x, dim=2, order=order), vectors)
 
 
 def test_a_zero_vector_stays_zero_and_its_gradient_small() -> None:
     vectors = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    result = unit(vectors)
+    result = unit_vectors(vectors)
     result[:, 0].sum().backward()
     assert result.tolist() == [[0, 0], [pytest.approx(0.6), pytest.approx(0.8)]]
     assert vectors.grad is not None and vectors.grad.abs().max() <= 1
@@ -26,7 +26,7 @@ def test_a_zero_vector_stays_zero_and_its_gradient_small() -> None:
 
 def test_grids_may_differ_in_channels_only() -> None:
     maps = torch.zeros(2, 3, 4, 5)
-    require_same_grid(maps, torch.zeros(2, 7, 4, 5), "a loss")
+    require_equal_grids(maps, torch.zeros(2, 7, 4, 5), "a loss")
     for other in ((2, 3, 4, 6), (2, 3, 5, 5), (1, 3, 4, 5)):
         with pytest.raises(UserError, match=r"a loss: .*\(2, 3, 4, 5\), the teacher's \(\d, 3"):
-            require_same_grid(maps, torch.zeros(other), "a loss")
+            require_equal_grids(maps, torch.zeros(other), "a loss")
