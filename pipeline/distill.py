@@ -11,29 +11,36 @@ from afdcd.training.distillation import DistillationTask
 from afdcd.training.first_phase import FIRST_PHASE, load_first_phase
 from afdcd.training.loop import Plan
 from pipeline import cli, paths
-from pipeline.params import load
+from pipeline.params import Params, load
 from pipeline.training import Job, Parts, hash_of, named, run_stage, seed_of, train
 
 
 def main(given: list[str]) -> None:
     """Train STUDENT by RECIPE with SEED."""
-    student, name, text = cli.arguments(given, "STUDENT", "RECIPE", "SEED")
-    seed = seed_of(text)
+    student, recipe, seed = cli.arguments(given, "STUDENT", "RECIPE", "SEED")
     params = load()
-    recipe = named(params.distill.recipes, name, "recipe")
-    adapted = paths.adapted(name)
-    job = Job(
-        stage=f"distill/{name}",
-        name=paths.model_id(student, name, seed),
+    job = make_job(params, student, recipe, seed_of(seed))
+    train(job, params.runtime, lambda parts: make_task(parts, params.distill.recipes[recipe], recipe))
+
+
+def make_job(params: Params, student: str, recipe: str, seed: int) -> Job:
+    """The work; a retrained teacher or another first phase makes it another one, which starts anew.
+
+    Raises:
+        UserError: an unknown name, or no teacher yet.
+    """
+    first_phase = sorted(paths.adapted(recipe).glob("state.*"))
+    return Job(
+        stage=f"distill/{recipe}",
+        name=paths.model_id(student, recipe, seed),
         model=named(params.students, student, "student"),
         plan=Plan(params.train.schedule, params.train.practice, seed),
         inputs={
-            "recipe": recipe,
+            "recipe": named(params.distill.recipes, recipe, "recipe"),
             "teacher": hash_of(paths.trained("teacher") / "weights.safetensors"),
-            "adapted": {file.name: hash_of(file) for file in sorted(adapted.glob("state.*"))},
+            "adapted": {file.name: hash_of(file) for file in first_phase},
         },
     )
-    train(job, params.runtime, lambda parts: make_task(parts, recipe, name))
 
 
 def make_task(parts: Parts, recipe: Recipe, name: str) -> DistillationTask:
