@@ -33,7 +33,9 @@ _MEMBERS = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|data/sample_inputs/model\.pt|models/model\.json"
 )
-_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!__)\w+\.\w+|_operator\.getitem")
+_OPERATOR = re.compile(
+    r"torch\.ops\.aten\.((?!__)\w+|__(and|or|xor|lshift|rshift)__)\.(?!__)\w+|_operator\.getitem"
+)
 _SYMBOL = r"Symbol\('[su]\d+'(?:, [a-z]+=(?:True|False))*\)"
 _SYMBOLIC = re.compile(rf"({_SYMBOL}|Integer|Add|Mul|[su]\d+|\d+|[-+*, ()])*")
 

@@ -119,7 +119,15 @@ def test_guards_as_source_are_refused(good: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["torch.os.system", "torch.ops.aten.__class__.default", "#mine", "math.sqrt", "_operator.call"]
+    "target",
+    [
+        "torch.os.system",
+        "torch.ops.aten.__class__.default",
+        "torch.ops.aten.relu.__init__",
+        "#mine",
+        "math.sqrt",
+        "_operator.call",
+    ],
 )
 def test_calls_of_other_things_than_operators_are_refused(good: bytes, target: str) -> None:
     def call(value: Any) -> None:
