@@ -5,4 +5,5 @@ from __future__ import annotations
 METHODS: dict[str, str] = {
     "kd": "afdcd.losses.kd:LogitKD",
     "afdcd": "afdcd.losses.afdcd:AfDCD",
+    "mgd": "afdcd.losses.mgd:MGD",
 }
