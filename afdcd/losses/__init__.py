@@ -5,5 +5,12 @@ from __future__ import annotations
 METHODS: dict[str, str] = {
     "kd": "afdcd.losses.kd:LogitKD",
     "afdcd": "afdcd.losses.afdcd:AfDCD",
+    "fitnet": "afdcd.losses.fitnet:FitNet",
+    "cwd": "afdcd.losses.cwd:ChannelWise",
+    "skd": "afdcd.losses.skd:SKD",
+    "ifvd": "afdcd.losses.ifvd:IntraClassVariation",
+    "at": "afdcd.losses.at:AttentionTransfer",
+    "dist": "afdcd.losses.dist:DIST",
     "mgd": "afdcd.losses.mgd:MGD",
+    "ka": "afdcd.losses.ka:KA",
 }

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from contracts.method import STUDENT, TEACHER, MethodContract
+from torch import Tensor, nn
+
+from afdcd.errors import UserError
+from afdcd.losses.ka import KA, Decoder, Encoder, affinity, feature_adaptation, reconstruction
+from afdcd.losses.method import Context
+from afdcd.models.output import ChannelSpec, SegOutput
+
+D = torch.float64
+SHAPES = [(1, 2, 1, 1), (2, 3, 3, 5), (3, 1, 5, 2), (1, 7, 3, 3), (2, 4, 1, 7), (4, 5, 5, 3)]
+
+
+def pair(shape: tuple[int, ...], seed: int = 0, teacher_channels: int | None = None) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    other = (shape[0], teacher_channels or shape[1], *shape[2:])
+    return torch.randn(shape, generator=draw, dtype=D), torch.randn(other, generator=draw, dtype=D)
+
+
+def cells(features: Tensor) -> list[list[list[float]]]:
+    """Vectors of each image's cells as Python floats."""
+    return [image.flatten(1).T.tolist() for image in features]
+
+
+def norm(vector: list[float], order: float) -> float:
+    return sum(abs(x) ** order for x in vector) ** (1 / order)
+
+
+def naive_adaptation(student: Tensor, teacher: Tensor, p: float, q: float) -> float:
+    values = []
+    for ours, theirs in zip(cells(student), cells(teacher), strict=True):
+        for s, t in zip(ours, theirs, strict=True):
+            size, other = norm(s, q) or 1.0, norm(t, q) or 1.0
+            values.append(norm([a / size - b / other for a, b in zip(s, t, strict=True)], p))
+    return sum(values) / len(values)
+
+
+def naive_affinity(student: Tensor, teacher: Tensor) -> float:
+    total = 0.0
+
+    def cosine(a: list[float], b: list[float]) -> float:
+        scale = norm(a, 2) * norm(b, 2)
+        return sum(x * y for x, y in zip(a, b, strict=True)) / scale if scale else 0.0
+
+    for ours, theirs in zip(cells(student), cells(teacher), strict=True):
+        m = len(ours)
+        for i in range(m):
+            row = [(cosine(ours[i], ours[j]) - cosine(theirs[i], theirs[j])) / m for j in range(m)]
+            total += norm(row, 2)
+    return total / len(student)
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, 2), (2, 2), (2, 1), (3, 1.5)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adaptation_equals_the_loops(shape: Any, p: float, q: float) -> None:
+    student, teacher = pair(shape, 1)
+    student[0, :, 0, 0] = 0  # a dead cell
+    expected = naive_adaptation(student, teacher, p, q)
+    assert feature_adaptation(student, teacher, p=p, q=q).item() == pytest.approx(expected, rel=1e-10)
+    narrow = feature_adaptation(student.float(), teacher.float(), p=p, q=q)
+    assert narrow.dtype == torch.float32 and narrow.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("teacher_channels", [3, 6])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_affinity_equals_the_loops(shape: Any, teacher_channels: int) -> None:
+    student, teacher = pair(shape, 2, teacher_channels)
+    teacher[-1, :, 0, 0] = 0
+    expected = naive_affinity(student, teacher)
+    assert affinity(student, teacher).item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
+    narrow = affinity(student.float(), teacher.float())
+    assert narrow.dtype == torch.float32 and narrow.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:5])
+def test_reconstruction_equals_the_loops(shape: Any) -> None:
+    restored, features = pair(shape, 3)
+    code, _ = pair((shape[0], 2, 3, 1), 4)
+    errors = [
+        (a - b) ** 2 for a, b in zip(restored.flatten().tolist(), features.flatten().tolist(), strict=True)
+    ]
+    expected = sum(errors) / len(errors) + 0.01 * sum(map(abs, code.flatten().tolist())) / shape[0]
+    assert reconstruction(restored, features, code, sparsity=0.01).item() == pytest.approx(
+        expected, rel=1e-10
+    )
+
+
+def test_hand_values() -> None:
+    one = torch.tensor([1.0, 0.0], dtype=D).view(1, 2, 1, 1)
+    other = torch.tensor([0.0, 1.0], dtype=D).view(1, 2, 1, 1)
+    assert feature_adaptation(one, other).item() == pytest.approx(2, abs=1e-9)
+    assert feature_adaptation(one, other, p=2).item() == pytest.approx(math.sqrt(2), abs=1e-9)
+    assert feature_adaptation(2 * one, 7 * one).item() == 0
+    equal = torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=D).view(1, 2, 1, 2)
+    orthogonal = torch.eye(2, dtype=D).view(1, 2, 1, 2)
+    assert affinity(equal, orthogonal).item() == pytest.approx(1.0, abs=1e-9)
+
+
+def rotation(channels: int, seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(channels, channels, generator=draw, dtype=D)).Q
+
+
+def rotated(features: Tensor, seed: int) -> Tensor:
+    return torch.einsum("dc,bchw->bdhw", rotation(features.shape[1], seed), features)
+
+
+def test_invariances() -> None:
+    student, teacher = pair((2, 4, 3, 5), 5)
+    scale = 0.2 + torch.rand(2, 1, 3, 5, dtype=D)
+    near = feature_adaptation(student, teacher)
+    torch.testing.assert_close(feature_adaptation(student * scale, teacher / scale), near)
+    assert not torch.isclose(feature_adaptation(rotated(student, 1), teacher), near, rtol=1e-3)
+    alike = affinity(student, teacher)
+    torch.testing.assert_close(affinity(student * scale, teacher / scale), alike)
+    torch.testing.assert_close(affinity(rotated(student, 1), rotated(teacher, 2)), alike)
+    assert not torch.isclose(affinity(student + 1, teacher), alike, rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [feature_adaptation, affinity])
+def test_gradcheck_no_gradient_to_the_teacher_and_halves(loss: Any) -> None:
+    student, teacher = pair((2, 3, 2, 3), 6)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student)
+    whole = loss(student, teacher)
+    whole.backward()
+    assert teacher.grad is None
+    halves = [loss(student[i : i + 1], teacher[i : i + 1]).item() for i in range(2)]
+    assert sum(halves) / 2 == pytest.approx(whole.item(), rel=1e-12)
+
+
+def test_a_perfect_student_costs_nothing_and_its_gradient_is_finite() -> None:
+    _, teacher = pair((2, 3, 4, 3), 7)
+    for p in (1, 2):
+        student = teacher.clone().requires_grad_()
+        value = feature_adaptation(student, teacher, p=p) + affinity(student, teacher)
+        value.backward()
+        assert value.item() == 0 and student.grad is not None and student.grad.isfinite().all()
+
+
+def test_norms_below_one_are_refused() -> None:
+    maps = torch.zeros(1, 2, 3, 3)
+    with pytest.raises(UserError, match=r"p 0\.5 and q 2"):
+        feature_adaptation(maps, maps, p=0.5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((5, 7), 2), ((6, 8), 2), ((3, 5), 1)])
+def test_encoder_and_decoder_are_inverse_in_size(size: tuple[int, int], stride: int) -> None:
+    features = torch.randn(2, 6, *size)
+    code = Encoder(6, stride)(features)
+    assert code.shape == (2, 3, -(-size[0] // stride), -(-size[1] // stride))
+    assert Decoder(6, stride)(code, list(size)).shape == features.shape
+
+
+class Teacher(nn.Module):
+    """A frozen network whose features are two channels of structure in six."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mix", torch.tensor([[1.0, 0, 1, 0, 2, 1], [0, 1, 1, 2, 0, 1], [0] * 6]).T)
+
+    def forward(self, images: Tensor, *, stop: str) -> SegOutput:
+        assert stop == "features" and not torch.is_grad_enabled()
+        return SegOutput(None, (torch.einsum("dc,bchw->bdhw", self.mix, images / 255),), None, None)
+
+
+def images() -> Iterator[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    while True:
+        yield 255 * torch.rand(4, 3, 6, 6, generator=draw)
+
+
+OPTIONS: dict[str, Any] = {
+    "p": 1,
+    "q": 2,
+    "stride": 1,
+    "sparsity": 1e-7,
+    "first_phase_iterations": 3,
+    "first_phase_lr": 0.1,
+}
+
+
+def test_the_first_phase_lowers_what_it_minimises(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def recorded(*arguments: Any, **options: Any) -> Tensor:
+        assert options == {"sparsity": 1e-7}
+        value = reconstruction(*arguments, **options)
+        seen.append(value.item())
+        return value
+
+    monkeypatch.setattr("afdcd.losses.ka.reconstruction", recorded)
+    torch.manual_seed(0)
+    spec = ChannelSpec((6,), 4, 3)
+    KA(Context(spec, spec, 255, None), **{**OPTIONS, "first_phase_iterations": 60}).prepare(
+        Teacher(), images()
+    )
+    assert len(seen) == 60 and sum(seen[-5:]) < 0.35 * sum(seen[:5]), seen
+
+
+def test_the_first_phase_touches_the_encoder_alone_and_freezes_it() -> None:
+    torch.manual_seed(0)
+    spec = ChannelSpec((6,), 4, 3)
+    method = KA(Context(spec, spec, 255, None), **OPTIONS)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    method.prepare(Teacher(), images())
+    changed = {name for name, value in method.state_dict().items() if not value.equal(before[name])}
+    assert changed and all(name.startswith("encoder.") for name in changed)
+    assert not any(p.requires_grad for p in method.encoder.parameters())
+    statistics = method.train().encoder[1].running_mean.clone()
+    method.encoder(torch.randn(2, 6, 4, 4))
+    assert method.encoder[1].running_mean.equal(statistics)
+
+
+class TestContract(MethodContract):
+    name: ClassVar[str] = "ka"
+    options: ClassVar[dict[str, Any]] = OPTIONS
+    falling: ClassVar[tuple[str, ...]] = ("feature_adaptation", "affinity")
+    additive: ClassVar[bool] = False  # the adapter's BatchNorm sees the whole batch
+
+    def test_a_strided_code_meets_a_coarser_student(self) -> None:
+        method = KA(Context(STUDENT, TEACHER, 255, None), **{**OPTIONS, "stride": 2})
+        student = SegOutput(None, (torch.randn(2, 6, 3, 4),), None, None)
+        teacher = SegOutput(None, (torch.randn(2, 8, 5, 7),), None, None)
+        assert all(value.isfinite() for value in method(student, teacher, None).values())
