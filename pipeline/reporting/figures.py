@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from pipeline.reporting.style import INK, MUTED, figure, marker, to_svg
 
@@ -79,8 +80,9 @@ def pareto(points: Sequence[Point], labels: Mapping[str, str]) -> str:
                 [], [], color="white", edgecolor=INK, marker=marker(precision), s=55, label=precision
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(value)[0] in "235" else "")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("median latency, ms an image (log scale)")
         axes.set_ylabel("mIoU on the test split, %")
         axes.margins(0.12, 0.15)
@@ -115,6 +117,9 @@ def training_curves(curves: Sequence[Curve]) -> str:
                     label=curve.label,
                 )
         left.set(xlabel="iteration", ylabel="training loss (weighted sum of terms)", yscale="log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        left.yaxis.set_minor_locator(NullLocator())
         right.set(xlabel="iteration", ylabel="mIoU on val, %")
         right.legend(loc="lower right")
         return to_svg(made)

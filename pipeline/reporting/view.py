@@ -12,7 +12,7 @@ from pipeline.reporting.words import NOTHING, count, label, percent, points
 from pipeline.reporting.words import figures as short
 from pipeline.results import TEACHER, Network, Results
 
-VERDICT_STYLES = {"pass": "pass", "fail": "fail", "not judged": "judge", "not gated": "judge"}
+VERDICT_STYLES = {"pass": "pass", "fail": "fail", "not judged": "judge", "not gated": "none"}
 PICTURE_WIDTH = 320
 
 
