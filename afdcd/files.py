@@ -32,7 +32,9 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "(what stood there before is kept)"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError(f"cannot write {path}: {error.strerror}; check the folder's permissions") from error
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; check the folder's permissions"
+            ) from error
         raise
 
 
