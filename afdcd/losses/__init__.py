@@ -12,5 +12,6 @@ METHODS: dict[str, str] = {
     "at": "afdcd.losses.at:AttentionTransfer",
     "dist": "afdcd.losses.dist:DIST",
     "mgd": "afdcd.losses.mgd:MGD",
+    "idd": "afdcd.losses.idd:IDD",
     "ka": "afdcd.losses.ka:KA",
 }
