@@ -1,0 +1,64 @@
+"""How a loss is held against its formula: two random maps, and an own slow form by explicit loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+D = torch.float64
+
+
+def maps(*shapes: tuple[int, ...], seed: int = 0, relu: bool = False, scale: float = 1.0) -> list[Tensor]:
+    """Random float64 maps, with zeros as a ReLU leaves them if asked."""
+    draw = torch.Generator().manual_seed(seed)
+    values = [scale * torch.randn(shape, generator=draw, dtype=D) for shape in shapes]
+    return [value.relu() for value in values] if relu else values
+
+
+def vectors(*values: tuple[float, ...]) -> Tensor:
+    """One image, one row of pixels with these vectors."""
+    return torch.tensor(values, dtype=D).mT.reshape(1, len(values[0]), 1, len(values))
+
+
+def orthogonal(channels: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
+    """A random orthogonal transform of a map's channels."""
+    draw = torch.Generator().manual_seed(seed)
+    matrix = torch.linalg.qr(torch.randn(channels, channels, generator=draw, dtype=D))[0]
+    return lambda x: torch.einsum("dc,bchw->bdhw", matrix, x)
+
+
+def permuted_pixels(x: Tensor) -> Tensor:
+    """The same reordering of positions for every map of this size."""
+    order = torch.randperm(x.shape[-2] * x.shape[-1], generator=torch.Generator().manual_seed(7))
+    return x.flatten(2)[..., order].view_as(x)
+
+
+def assert_equal_forms(ours: Loss, naive: Loss, student: Tensor, teacher: Tensor) -> None:
+    """Value and gradient in float64 to 1e-10, value in float32 to 1e-5; nothing reaches the teacher."""
+    student, teacher = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+    value = ours(student, teacher)
+    gradient, leaked = torch.autograd.grad(value, (student, teacher), allow_unused=True)
+    expected = naive(student, teacher.detach())
+    (expected_gradient,) = torch.autograd.grad(expected, student)
+    assert value.dtype == D and value.shape == () and leaked is None
+    torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-12)
+    narrow = ours(student.detach().float(), teacher.detach().float())
+    assert narrow.dtype == torch.float32
+    assert narrow.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+
+
+def assert_gradcheck(loss: Loss, student: Tensor, teacher: Tensor) -> None:
+    """Numerical and analytical gradients agree."""
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student.clone().requires_grad_())
+
+
+def assert_halves_average(loss: Any, *batch: Tensor) -> None:
+    """The mean over single images is the value of the batch."""
+    images = [loss(*(x[i : i + 1] for x in batch)).item() for i in range(len(batch[0]))]
+    assert sum(images) / len(images) == pytest.approx(loss(*batch).item(), rel=1e-12)
