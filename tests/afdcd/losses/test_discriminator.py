@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from afdcd.losses.discriminator import Discriminator, SelfAttention
+
+
+@pytest.mark.parametrize(
+    ("size", "scores"),
+    [((64, 64), (1, 1)), ((64, 128), (1, 5)), ((65, 97), (2, 4)), ((12, 24), (1, 1)), ((1, 1), (1, 1))],
+)
+def test_any_size_has_scores(size: tuple[int, int], scores: tuple[int, int]) -> None:
+    assert Discriminator(3, 4)(torch.randn(2, 3, *size)).shape == (2, 1, *scores)
+
+
+def test_the_spectral_norm_of_a_trained_step_is_one() -> None:
+    torch.manual_seed(0)
+    net = Discriminator(3, 8)
+    for _ in range(50):
+        net(torch.randn(1, 3, 8, 8))
+    for halving in net.halvings:
+        largest = torch.linalg.matrix_norm(halving.weight.flatten(1), 2)
+        assert largest.item() == pytest.approx(1, rel=0.01)
+
+
+def test_attention_starts_as_the_identity_and_mixes_all_positions() -> None:
+    torch.manual_seed(0)
+    layer, features = SelfAttention(8), torch.randn(2, 8, 3, 4, requires_grad=True)
+    assert layer(features).equal(features)
+    layer.share.data.fill_(0.5)
+    value = layer(features)
+    query, key, look = (
+        torch.einsum("dc,bchw->bdhw", m.weight[..., 0, 0], features) + m.bias[:, None, None]
+        for m in (layer.query, layer.key, layer.value)
+    )
+    for y in range(3):
+        for x in range(4):
+            similar = torch.stack(
+                [(query[1, :, y, x] * key[1, :, v, u]).sum() for v in range(3) for u in range(4)]
+            )
+            mixed = sum(s * look[1, :, i // 4, i % 4] for i, s in enumerate(similar.softmax(0)))
+            torch.testing.assert_close(
+                value[1, :, y, x], features[1, :, y, x] + 0.5 * mixed, rtol=1e-4, atol=1e-5
+            )
