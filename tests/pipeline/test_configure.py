@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from afdcd.errors import UserError
+from afdcd.losses.recipe import check_recipe
 from pipeline import configure, params
 
 
@@ -40,6 +41,20 @@ def test_presets_compose_to_valid_params(
             composed = configure.compose(overrides)
             assert params.parse(composed.body).dataset.name == dataset
             assert "preset" not in composed.body and "${" not in composed.body
+
+
+@pytest.mark.parametrize("dataset", ["streets", "camvid"])
+def test_every_recipe_preset_is_a_recipe_of_its_name(
+    dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    everything = names("recipe", root)
+    composed = configure.compose([f"dataset={dataset}", f"recipe=[{','.join(everything)}]"])
+    recipes = params.parse(composed.body).distill.recipes
+    assert sorted(recipes) == everything
+    for name, recipe in recipes.items():
+        checked = check_recipe(recipe, f"distill.recipes.{name}")
+        assert checked and all(method.weights for method in checked.values())
 
 
 def test_models_follow_students_recipes_and_seeds(target: Path) -> None:
