@@ -13,5 +13,6 @@ METHODS: dict[str, str] = {
     "dist": "afdcd.losses.dist:DIST",
     "mgd": "afdcd.losses.mgd:MGD",
     "idd": "afdcd.losses.idd:IDD",
+    "apd": "afdcd.losses.apd:APD",
     "ka": "afdcd.losses.ka:KA",
 }

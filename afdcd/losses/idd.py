@@ -57,7 +57,7 @@ def inter_class_distance(
     require_equal_grids(student, teacher, "inter-class distance")
     require_choice("inter-class distance", "scale", scale, get_args(Scale))
     near = labels_on_grid(labels, (student.shape[-2], student.shape[-1])).flatten(1)
-    classes = near.unique()
+    classes = near.unique()  # type: ignore[no-untyped-call]
     members = near[:, None] == classes[classes != ignore_index][:, None]
     present = members.any(2)
     count = members.shape[1]
