@@ -12,17 +12,19 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help demo install test test-slow lint bench clean
+.PHONY: help demo clone install test test-slow lint bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(READY) ## run the whole chain, show the numbers and where the report is
+demo: clone $(READY) ## run the whole chain, show the numbers and where the report is
+	dvc repro
+	@python -m pipeline.summary
+
+clone:
 	@command -v git >/dev/null || { echo "error: git is missing; install it and run make demo again" >&2; exit 1; }
 	@git rev-parse --git-dir >/dev/null 2>&1 || { \
 	  echo "error: this folder is no git clone, and DVC needs one: git clone the project (a ZIP will not do)" >&2; exit 1; }
-	dvc repro
-	@python -m pipeline.summary
 
 install: $(READY) ## build .venv
 

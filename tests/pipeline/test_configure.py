@@ -7,6 +7,7 @@ import pytest
 
 from afdcd.errors import UserError
 from afdcd.losses.recipe import check_recipe
+from afdcd.losses.recipe import check_recipe
 from pipeline import configure, params
 
 
@@ -55,6 +56,16 @@ def test_every_recipe_preset_is_a_recipe_of_its_name(
     for name, recipe in recipes.items():
         checked = check_recipe(recipe, f"distill.recipes.{name}")
         assert checked and all(method.weights for method in checked.values())
+
+
+@pytest.mark.parametrize("dataset", ["streets", "camvid"])
+def test_every_recipe_composes_to_one_that_its_methods_accept(dataset: str, target: Path, root: Path) -> None:
+    recipes = names("recipe", root)
+    configure.write([f"dataset={dataset}", f"recipe=[{','.join(recipes)}]"], target)
+    found = params.load(target)
+    assert set(found.distill.run) == set(recipes)
+    for name in recipes:
+        assert check_recipe(found.distill.recipes[name], name)
 
 
 def test_models_follow_students_recipes_and_seeds(target: Path) -> None:
