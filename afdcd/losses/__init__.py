@@ -11,6 +11,7 @@ METHODS: dict[str, str] = {
     "ifvd": "afdcd.losses.ifvd:IntraClassVariation",
     "at": "afdcd.losses.at:AttentionTransfer",
     "dist": "afdcd.losses.dist:DIST",
+    "cirkd": "afdcd.losses.cirkd:CIRKD",
     "mgd": "afdcd.losses.mgd:MGD",
     "idd": "afdcd.losses.idd:IDD",
     "apd": "afdcd.losses.apd:APD",
