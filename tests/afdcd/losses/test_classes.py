@@ -25,6 +25,7 @@ def test_means_by_image_and_class(ignore_index: int) -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 3, 4, 5)
     labels = torch.tensor([ignore_index, 1, 7, 254])[torch.randint(0, 4, (2, 4, 5))]
+    labels[0, 2, 3] = 99  # a class of one cell
     means = class_means(features, memberships(labels, ignore_index, features.dtype))
     assert means.shape == (2, 256, 3)
     for b in range(2):
