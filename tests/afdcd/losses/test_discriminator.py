@@ -8,7 +8,14 @@ from afdcd.losses.discriminator import Discriminator, SelfAttention
 
 @pytest.mark.parametrize(
     ("size", "scores"),
-    [((64, 64), (1, 1)), ((64, 128), (1, 5)), ((65, 97), (2, 4)), ((12, 24), (1, 1)), ((1, 1), (1, 1))],
+    [
+        ((64, 64), (1, 1)),
+        ((64, 128), (1, 5)),
+        ((65, 97), (2, 4)),
+        ((65, 64), (2, 1)),
+        ((12, 24), (1, 1)),
+        ((1, 1), (1, 1)),
+    ],
 )
 def test_any_size_has_scores(size: tuple[int, int], scores: tuple[int, int]) -> None:
     assert Discriminator(3, 4)(torch.randn(2, 3, *size)).shape == (2, 1, *scores)
