@@ -7,7 +7,6 @@ import pytest
 
 from afdcd.errors import UserError
 from afdcd.losses.recipe import check_recipe
-from afdcd.losses.recipe import check_recipe
 from pipeline import configure, params
 
 
