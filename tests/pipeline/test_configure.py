@@ -57,16 +57,6 @@ def test_every_recipe_preset_is_a_recipe_of_its_name(
         assert checked and all(method.weights for method in checked.values())
 
 
-@pytest.mark.parametrize("dataset", ["streets", "camvid"])
-def test_every_recipe_composes_to_one_that_its_methods_accept(dataset: str, target: Path, root: Path) -> None:
-    recipes = names("recipe", root)
-    configure.write([f"dataset={dataset}", f"recipe=[{','.join(recipes)}]"], target)
-    found = params.load(target)
-    assert set(found.distill.run) == set(recipes)
-    for name in recipes:
-        assert check_recipe(found.distill.recipes[name], name)
-
-
 def test_models_follow_students_recipes_and_seeds(target: Path) -> None:
     configure.write(["recipe=[kd]", "train.seeds=[0,3]"], target)
     deploy = params.load(target).deploy
