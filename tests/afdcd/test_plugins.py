@@ -16,7 +16,7 @@ from afdcd.plugins import (
     resolve,
 )
 
-BASE = '''
+BASE = """
 from __future__ import annotations
 raise RuntimeError("imported")
 class Root:
@@ -26,8 +26,8 @@ class Base(Root):
     terms = ("one", "two")
     def __init__(self, context, *, depth: Count, mode: Mode) -> None: ...
 Mode = Literal["fast", "slow"]
-'''
-CHILD = '''
+"""
+CHILD = """
 from plugs.base import Base as Parent
 raise RuntimeError("imported")
 class Child(Parent):
@@ -39,7 +39,7 @@ class Careless:
 class Untyped:
     def __init__(self, *, depth): ...
 class Plain: ...
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

@@ -197,9 +197,7 @@ def test_masked_feature_loss_equals_the_loops(shape: tuple[int, ...], reduction:
                         total = total + (generated[b, c, y, x] - teacher[b, c, y, x]) ** 2
         return total / batch / (1 if reduction == "sum" else channels * height * width)
 
-    assert_equal_forms(
-        lambda s, t: masked_feature_loss(s, t, reduction=reduction), naive, *pair(shape, 4)
-    )
+    assert_equal_forms(lambda s, t: masked_feature_loss(s, t, reduction=reduction), naive, *pair(shape, 4))
 
 
 def test_masked_feature_loss_of_a_zero_guess() -> None:
@@ -232,9 +230,7 @@ M, SIZE, TAU = 3, 2, 0.7
 
 
 def omni(student: Tensor, teacher: Tensor, temperature: float = TAU) -> float:
-    return omni_contrast(
-        student, teacher, pool=1, patch_size=2, groups=M, temperature=temperature
-    ).item()
+    return omni_contrast(student, teacher, pool=1, patch_size=2, groups=M, temperature=temperature).item()
 
 
 def both(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -44,8 +44,13 @@ def naive(logits: Tensor, labels: Tensor, ignore_index: int, weights: list[float
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [((1, 2, 1, 1), (3, 5)), ((2, 3, 2, 3), (5, 7)), ((1, 4, 3, 3), (6, 6)), ((2, 5, 4, 3), (4, 3)),
-     ((3, 3, 2, 1), (9, 2))],
+    [
+        ((1, 2, 1, 1), (3, 5)),
+        ((2, 3, 2, 3), (5, 7)),
+        ((1, 4, 3, 3), (6, 6)),
+        ((2, 5, 4, 3), (4, 3)),
+        ((3, 3, 2, 1), (9, 2)),
+    ],
 )
 def test_equals_the_formula(shape: tuple[int, ...], size: tuple[int, int], weighted: bool, ignore_index: int):
     draw = torch.Generator().manual_seed(sum(shape))
