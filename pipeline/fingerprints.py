@@ -27,6 +27,8 @@ PLUMBING = frozenset(
     {
         "afdcd.errors",
         "afdcd.plugins",
+        "afdcd.training.progress",
+        "afdcd.training.stopping",
         "pipeline.cli",
         "pipeline.complaints",
         "pipeline.launch",
