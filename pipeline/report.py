@@ -27,7 +27,7 @@ def render(view: dict[str, Any]) -> str:
 
 
 def tables(results: Results) -> dict[str, list[Sequence[object]]]:
-    """The data behind `dvc plots`: file name -> rows, the first one the header."""
+    """The data behind the figures: file name -> rows, the first one the header."""
     curves: list[Sequence[object]] = [("model", "iteration", "loss", "val_miou")]
     for model, rows in results.curves.items():
         curves += [(model, row["iteration"], row["loss"], row.get("val_miou")) for row in rows]
