@@ -13,17 +13,17 @@ import jinja2
 from afdcd.files import atomic_folder, write_json, write_text
 from pipeline import cli, paths
 from pipeline.params import load
-from pipeline.reporting.view import View
+from pipeline.reporting import view
 from pipeline.results import Results, collect
 
 
-def render(view: dict[str, Any]) -> str:
+def render(content: dict[str, Any]) -> str:
     """The page as one HTML file that needs nothing from outside."""
     template = resources.files("pipeline.reporting").joinpath("template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(template).render(view)
+    return environment.from_string(template).render(content)
 
 
 def tables(results: Results) -> dict[str, list[Sequence[object]]]:
@@ -51,11 +51,11 @@ def main(given: list[str]) -> None:
     cli.arguments(given)
     results = collect(load())
     judgement = results.judgement()
-    view = View(results, judgement).page()
-    page = render(view)
+    content = view.page(results, judgement)
+    page = render(content)
     with atomic_folder(paths.PLOTS) as folder:
         for name in ("pareto", "curves", "class_bars"):
-            write_text(folder / f"{name}.svg", view[name] + "\n")
+            write_text(folder / f"{name}.svg", content[name] + "\n")
         for name, rows in tables(results).items():
             write_text(folder / name, _csv(rows))
     write_json(paths.METRICS, results.metrics())

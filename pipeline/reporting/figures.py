@@ -63,7 +63,8 @@ def pareto(points: Sequence[Point], labels: Mapping[str, str]) -> str:
             axes.scatter(
                 point.p50_ms,
                 100 * point.miou,
-                s=85,
+                s=70,
+                alpha=0.9,
                 marker=marker(point.precision),
                 facecolor=point.colour if point.stable else "white",
                 edgecolor="white" if point.stable else point.colour,

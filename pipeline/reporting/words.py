@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.results import ALONE, TEACHER, Network
-
 NOTHING = "–"
 
 
@@ -20,7 +18,7 @@ def points(difference: float | None) -> str:
     return "0.00" if shown == 0 else f"{shown:+.2f}"
 
 
-def figures(value: float | None, unit: str = "") -> str:
+def short(value: float | None, unit: str = "") -> str:
     """Three figures that matter, and a unit."""
     if value is None:
         return NOTHING
@@ -34,13 +32,3 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:g}"
-
-
-def label(network: Network, *, several_seeds: bool, several_students: bool) -> str:
-    """A network's short name: its role, and student and seed where a run has several."""
-    if network.recipe == TEACHER:
-        return "teacher"
-    name = "student alone" if network.recipe == ALONE else f"distilled: {network.recipe}"
-    if several_students:
-        name += f" ({network.student})"
-    return f"{name}, seed {network.seed}" if several_seeds else name

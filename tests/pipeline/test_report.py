@@ -11,7 +11,7 @@ from afdcd.errors import UserError
 from afdcd.files import read_json, write_json
 from pipeline import gate, paths, report
 from pipeline.reporting.figures import Point, frontier
-from pipeline.reporting.words import count, figures, percent, points
+from pipeline.reporting.words import count, percent, points, short
 
 
 def point(model: str, p50: float, miou: float) -> Point:
@@ -32,8 +32,8 @@ def test_the_frontier_holds_only_what_nothing_else_beats() -> None:
         (percent(None), "–"),
         (points(-0.004), "-0.40"),
         (points(-0.00001), "0.00"),
-        (figures(123.4, " ms"), "123 ms"),
-        (figures(1.234), "1.23"),
+        (short(123.4, " ms"), "123 ms"),
+        (short(1.234), "1.23"),
         (count(252721), "253 k"),
         (count(61_120_000), "61.1 M"),
     ],
@@ -73,8 +73,8 @@ def test_the_page_needs_nothing_from_outside_and_shows_the_scores(run_folder: Pa
     assert "@import" not in page and "<script" not in page
     # Students see classes 0 and 1 of 3; the third has IoU 0 and shares its pixels with class 1.
     metrics = read_json(paths.METRICS)
-    shown = f"{metrics['narrow_r18_kd_0'][fake_run.TARGET]['miou']:.1f}"
-    assert f"<td>{shown}</td>" in page and "<td>100.0</td>" in page
+    shown = f"{metrics['narrow_r18_kd_0'][fake_run.TARGET]['miou']:.2f}"
+    assert f"<td>{shown}</td>" in page and "<td>100.00</td>" in page
     for part in ("Gates", "IoU of each class", "What the engines see", "Training", "Some CPU"):
         assert part in page
     for name in ("pareto.svg", "curves.svg", "class_bars.svg", "curves.csv", "pareto.csv", "classes.csv"):
