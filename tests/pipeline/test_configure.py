@@ -9,6 +9,8 @@ from afdcd.errors import UserError
 from afdcd.losses.recipe import check_recipe
 from pipeline import configure, params
 
+DATASETS = ("streets", "camvid", "folder")
+
 
 @pytest.fixture
 def target(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -21,6 +23,10 @@ def names(kind: str, root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "conf" / kind).glob("*.yaml"))
 
 
+def test_every_dataset_preset_is_composed_here(root: Path) -> None:
+    assert names("dataset", root) == sorted(DATASETS)
+
+
 def test_the_committed_params_are_the_composed_default(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     text = (root / "params.yaml").read_text(encoding="utf-8")
@@ -29,7 +35,7 @@ def test_the_committed_params_are_the_composed_default(root: Path, monkeypatch: 
     configure.check(root / "params.yaml")
 
 
-@pytest.mark.parametrize("dataset", ["streets", "camvid"])
+@pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("schedule", ["default", "smoke", "paper"])
 def test_presets_compose_to_valid_params(
     dataset: str, schedule: str, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -43,7 +49,7 @@ def test_presets_compose_to_valid_params(
             assert "preset" not in composed.body and "${" not in composed.body
 
 
-@pytest.mark.parametrize("dataset", ["streets", "camvid"])
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_every_recipe_preset_is_a_recipe_of_its_name(
     dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +80,18 @@ def test_presets_win_over_what_every_run_shares(target: Path) -> None:
     assert found.gates.min_gain_over_alone is None and found.gates.max_drop["int8"] is None
     assert found.distill.recipes["afdcd"]["afdcd"]["pool"] == 1
     assert found.dataset.options["train"] == 12
+
+
+def test_own_images_need_a_root_and_their_classes(target: Path) -> None:
+    given = ["dataset=folder", "dataset.root=/data/mine", "dataset.options.classes=[road,sky,car]"]
+    for schedule in ("default", "smoke", "paper"):
+        configure.write([*given, f"schedule={schedule}"], target)
+        found = params.load(target)
+        assert (found.dataset.name, found.dataset.root) == ("folder", "/data/mine")
+        assert found.dataset.options == {"classes": ["road", "sky", "car"], "ignored": []}
+        assert found.deploy.export.input_size == found.train.practice.augment.crop
+    configure.write([*given, "schedule=smoke"], target)
+    assert params.load(target).deploy.export.input_size == (128, 256)
 
 
 def test_the_paper_preset_holds_the_released_figures(target: Path) -> None:
@@ -169,6 +187,16 @@ def test_a_foreign_file_is_kept(target: Path) -> None:
     target.write_text("mine: 1\n", encoding="utf-8")
     with pytest.raises(UserError, match="--force replaces it"):
         configure.write([], target)
+
+
+def test_check_without_a_file_is_a_sentence(target: Path) -> None:
+    with pytest.raises(UserError, match="is missing in .*; write one with python -m pipeline.configure"):
+        configure.check(target)
+
+
+def test_one_seed_is_no_gate(target: Path) -> None:
+    configure.write([], target)
+    assert params.load(target).gates.min_gain_over_alone is None
 
 
 def test_check_shows_what_differs(target: Path) -> None:

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from afdcd.data.manifest import Manifest
+from pipeline import configure
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -31,6 +34,41 @@ def test_missing_data_root_is_one_sentence(project: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("error: the data root data/raw/camvid is missing: place the images there")
     assert "Traceback" not in result.stderr and not (project / "data/prepared").exists()
+
+
+@pytest.fixture
+def own_images(tmp_path: Path) -> Path:
+    """A project composed for a folder of own images elsewhere, one image a split."""
+    mine, project = tmp_path / "mine", tmp_path / "project"
+    for split in ("train", "val", "test"):
+        for part, shape in {"images": (6, 8, 3), "masks": (6, 8)}.items():
+            folder = mine / part / split / "monday"
+            folder.mkdir(parents=True)
+            Image.fromarray(np.full(shape, 2, dtype=np.uint8)).save(folder / "one.png")
+    project.mkdir()
+    given = ["dataset=folder", f"dataset.root={mine}", "dataset.options.classes=[road,sky,car]"]
+    configure.write(given, project / "params.yaml", REPOSITORY / "conf")
+    return project
+
+
+def test_own_images_become_a_manifest(own_images: Path) -> None:
+    result = stage(own_images)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "folder: 1 train, 1 val, 1 test images, 3 classes\n"
+    manifest = Manifest.load(own_images / "data/prepared")
+    assert manifest.info.classes == ("road", "sky", "car")
+    (entry,) = manifest.split("val")
+    assert entry.name == "monday/one" and (manifest.labels(entry) == 2).all()
+    assert manifest.image(entry).shape == (6, 8, 3)
+
+
+def test_a_fault_in_own_images_is_one_sentence(own_images: Path) -> None:
+    mask = own_images.parent / "mine/masks/train/monday/one.png"
+    Image.fromarray(np.full((6, 8), 37, dtype=np.uint8)).save(mask)
+    result = stage(own_images)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"label 37 in {mask}; this set has 3 classes (ids 0..2; 255 ignored)" in result.stderr
+    assert not (own_images / "data/prepared").exists()
 
 
 @pytest.mark.camvid

@@ -15,6 +15,7 @@ from afdcd.plugins import resolve
 SOURCES = {
     "streets": "afdcd.data.sources.streets:Streets",
     "camvid": "afdcd.data.sources.camvid:CamVid",
+    "folder": "afdcd.data.sources.folder:Folder",
 }
 
 SPLITS = ("train", "val", "test")
