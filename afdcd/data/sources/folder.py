@@ -124,7 +124,9 @@ def _check(classes: Sequence[str], ignored: Sequence[int]) -> None:
         UserError: naming the key in params.yaml and its value.
     """
     if not _all_of(str, classes) or not all(name.strip() for name in classes):
-        raise UserError(f"dataset.options.classes is {classes!r}; give a list of names, in quotes where YAML asks")
+        raise UserError(
+            f"dataset.options.classes is {classes!r}; give a list of names, in quotes where YAML asks"
+        )
     if not 2 <= len(classes) <= IGNORE_INDEX:
         raise UserError(f"dataset.options.classes has {len(classes)}; give from 2 to {IGNORE_INDEX} names")
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
