@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from afdcd.errors import UserError
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one sentence that names `path`.
+    """Turn a full disk or a missing permission into one sentence.
+
+    It names `path`, which is being written, or the other file that may not be read.
 
     Raises:
-        UserError: no space, no quota, or no permission while writing.
+        UserError: no space, no quota, or no permission.
     """
     try:
         yield
@@ -32,10 +35,16 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "(what stood there before is kept)"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError(
-                f"cannot write {path}: {error.strerror}; check the folder's permissions"
-            ) from error
+            raise UserError(_denied(error, path)) from error
         raise
+
+
+def _denied(error: OSError, path: Path) -> str:
+    """Which file was refused: the one being written under its temporary name, or another one."""
+    named = path if error.filename is None else Path(os.fsdecode(error.filename))
+    if named == path or named in path.parents or any(part.endswith(".tmp") for part in named.parts):
+        return f"cannot write {path}: {error.strerror}; check the folder's permissions"
+    return f"no access to {named}: {error.strerror}; check its permissions and those of its folder"
 
 
 @contextmanager
@@ -61,12 +70,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
 
+    What a killed process left is cleared away first: if it had already moved `path` aside, it comes back.
+
     Raises:
         UserError: the disk is full or not writable; `path` keeps what it held.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        _clear_leftovers(path)
+        prefix = f".{path.name}.{os.getpid()}."
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=path.parent))
         temporary.chmod(0o755)
         previous = temporary.with_suffix(".old")
         try:
@@ -81,6 +94,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(previous, ignore_errors=True)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Bring `path` back if a killed `atomic_folder` had moved it aside, and remove what such ones left."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.\w+\.(tmp|old)")
+    for left in sorted(path.parent.iterdir()):
+        match = pattern.fullmatch(left.name)
+        if match is None or _alive(int(match[1])):
+            continue
+        if match[2] == "old" and not path.exists():
+            os.replace(left, path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of that number runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
