@@ -138,7 +138,10 @@ def check(source: Source, sample: Sample, base: Path) -> Checked:
 
 def _open(path: Path) -> tuple[Image.Image, str]:
     """The decoded image and the hash of its file, from one read."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FaultError(f"{path} cannot be read: {error.strerror}") from error
     if not content:
         raise FaultError(f"{path} is empty (0 bytes)")
     try:

@@ -148,6 +148,18 @@ def test_truncated_file(root, complaint, file) -> None:
     assert f"{root / file} cannot be decoded" in complaint()
 
 
+def test_file_that_may_not_be_read(root, complaint, monkeypatch) -> None:
+    locked, read = root / "images/train/train2.jpg", Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert f"{locked} cannot be read: Permission denied" in complaint()
+
+
 def test_text_file_named_as_an_image(root, complaint) -> None:
     (root / "images/train/train2.jpg").write_text("no picture")
     assert f"{root}/images/train/train2.jpg is no image that can be read" in complaint()
