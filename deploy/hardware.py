@@ -76,8 +76,8 @@ def _memory_gib() -> int | None:
 
 
 def parse_smi(text: str) -> list[dict[str, str | None]]:
-    """GPUs from nvidia-smi's comma-separated name, compute capability and driver."""
-    rows = (tuple(part.strip() for part in line.split(",")) for line in text.splitlines() if line.strip())
+    """GPUs from nvidia-smi's comma-separated name, compute capability and driver, each kind once."""
+    rows = dict.fromkeys(tuple(map(str.strip, line.split(","))) for line in text.splitlines() if line.strip())
     return [{"name": row[0], "compute_capability": row[1], "driver": row[2]} for row in rows if len(row) == 3]
 
 
@@ -85,17 +85,18 @@ def _gpus_from_proc(root: Path) -> list[dict[str, str | None]]:
     """GPUs by the driver's own files, for machines without nvidia-smi; no compute capability there."""
     words = _read(root / "version").split("\n", 1)[0].split()
     driver = next((word for word in words if word[:1].isdigit() and "." in word), None)
-    gpus: list[dict[str, str | None]] = []
+    names: dict[str, None] = {}
     for information in sorted((root / "gpus").glob("*/information")):
         lines = dict(line.split(":", 1) for line in _read(information).splitlines() if ":" in line)
-        gpus.append(
-            {"name": lines.get("Model", "unknown").strip(), "compute_capability": None, "driver": driver}
-        )
-    return gpus
+        names[lines.get("Model", "unknown").strip()] = None
+    return [{"name": name, "compute_capability": None, "driver": driver} for name in names]
 
 
 def gpus() -> list[dict[str, str | None]]:
-    """Name, compute capability and driver of every NVIDIA GPU; empty without one. Never touches CUDA."""
+    """Name, compute capability and driver of the NVIDIA GPUs; empty without one. Never touches CUDA.
+
+    Equal ones are listed once: one more of them changes no latency, and must re-measure nothing.
+    """
     if shutil.which(SMI[0]):
         try:
             answer = subprocess.run(SMI, capture_output=True, text=True, timeout=30, check=True)

@@ -46,19 +46,20 @@ def test_arm_and_missing_cpuinfo() -> None:
     assert hardware.parse_cpuinfo("", {0})["physical_cores"] is None
 
 
-def test_gpus_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_gpus_by_nvidia_smi_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 9.0, 570.1'\necho 'NVIDIA H200, 9.0, 570.1'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert hardware.gpus() == [{"name": "NVIDIA H200", "compute_capability": "9.0", "driver": "570.1"}] * 2
+    assert hardware.gpus() == [{"name": "NVIDIA H200", "compute_capability": "9.0", "driver": "570.1"}]
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert hardware.gpus() == hardware._gpus_from_proc(Path("/proc/driver/nvidia"))
 
 
-def test_gpus_by_the_drivers_files(tmp_path: Path) -> None:
-    (tmp_path / "gpus/0000:01:00.0").mkdir(parents=True)
-    (tmp_path / "gpus/0000:01:00.0/information").write_text("Model: \t NVIDIA T4\nIRQ: 9\n")
+def test_equal_gpus_by_the_drivers_files_are_listed_once(tmp_path: Path) -> None:
+    for address in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "gpus" / address).mkdir(parents=True)
+        (tmp_path / "gpus" / address / "information").write_text("Model: \t NVIDIA T4\nIRQ: 9\n")
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  560.35.03  Fri\nGCC\n")
     assert hardware._gpus_from_proc(tmp_path) == [
         {"name": "NVIDIA T4", "compute_capability": None, "driver": "560.35.03"}
