@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from afdcd.errors import UserError
-from afdcd.files import sha256
+from afdcd.files import disk_errors, sha256
 from deploy import hardware, tables
 from deploy.benchmark import measure
 from deploy.benchmark_worker import Images, Subject
@@ -113,6 +115,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _spread(text: str) -> float:
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -145,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (default, does) in counts.items():
         times.add_argument(f"--{name}", type=_count, default=default, help=f"{does}; default {default}")
     times.add_argument(
-        "--max-cv", type=float, default=0.1, help="spread of rounds called steady, default 0.1"
+        "--max-cv", type=_spread, default=0.1, help="spread of rounds called steady, default 0.1"
     )
     times.set_defaults(run=_benchmark)
 
@@ -160,13 +169,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(given: list[str] | None = None) -> None:
-    """Run a command; an error a person can mend is one sentence and exit 1."""
+    """Run a command; an error a person can mend is one sentence and exit 1, Ctrl-C is exit 130."""
     options = _parser().parse_args(given)
     try:
-        options.run(options)
+        with disk_errors(Path("the output")):
+            options.run(options)
+            _flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _flush() -> None:
+    """Write out what was printed, here, where a full disk can still become a sentence."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter would try again at exit, and complain in its own words.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 if __name__ == "__main__":

@@ -130,5 +130,5 @@ def main() -> None:
     with Connection(int(sys.argv[1])) as connection:
         try:
             work(connection)
-        except EOFError:  # the benchmark has gone: nobody needs an answer
-            return
+        except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            return  # the benchmark has gone, or Ctrl-C ends both: nobody needs an answer

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -9,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from afdcd.errors import UserError
-from deploy import benchmark
+from deploy import benchmark, benchmark_worker
 from deploy.benchmark_worker import Memory, Subject
 from deploy.config import BenchmarkConfig
 
@@ -60,6 +63,20 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot open"):
         benchmark.measure([Subject("broken", tmp_path / "broken.onnx", 1)], [], SETTINGS, inputs="random")
+
+
+@pytest.mark.parametrize("end", [EOFError, BrokenPipeError, KeyboardInterrupt])
+def test_a_worker_leaves_quietly_with_its_benchmark(
+    monkeypatch: pytest.MonkeyPatch, end: type[BaseException]
+) -> None:
+    def leave(_: object) -> NoReturn:
+        raise end
+
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(sys, "argv", ["worker", str(theirs.detach())])
+    monkeypatch.setattr(benchmark_worker, "work", leave)
+    with ours:
+        benchmark_worker.main()
 
 
 def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from fake_run import SIZE, TARGET, write_data, write_engine
@@ -76,3 +79,33 @@ def test_mistakes_are_one_sentence(bundle: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         main(["benchmark", str(bundle), "--rounds", "0"])
     assert ended.value.code == 2 and "at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spread", ["-1", "0", "nan", "inf", "much"])
+def test_an_impossible_spread_is_refused(capsys: pytest.CaptureFixture[str], spread: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", "x.onnx", f"--max-cv={spread}"])
+    assert ended.value.code == 2 and "argument --max-cv: " in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.__main__.capability", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy", "doctor", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: the disk is full while writing the output")
