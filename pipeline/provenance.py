@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from afdcd.data.manifest import Manifest
 from afdcd.files import sha256
 from pipeline import paths
 
-LOCK = Path("dvc.lock")
 WRITTEN_BY_A_RUN = ("dvc.lock", "reports", "fingerprints")
 """Tracked files that every run writes: their change does not make the sources other than the commit's."""
 
@@ -33,7 +31,9 @@ def git_state() -> dict[str, Any] | None:
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, hashes of the lock file, the settings and the data, and the data's licence.
+    """Commit, hashes of the settings and of the data, and the data's licence.
+
+    No hash of dvc.lock: dvc writes it only after the stage that asks here.
 
     Raises:
         UserError: the data were not prepared.
@@ -41,7 +41,6 @@ def provenance() -> dict[str, Any]:
     data = Manifest.load(paths.PREPARED)
     return {
         "git": git_state(),
-        "dvc_lock_sha256": sha256(LOCK) if LOCK.exists() else None,
         "params_sha256": sha256(paths.PARAMS),
         "data": {"name": data.info.name, "manifest_sha256": data.sha256, "licence": data.info.licence},
     }

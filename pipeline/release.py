@@ -9,14 +9,14 @@ from typing import Any
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, sha256, write_json, write_text
 from deploy.benchmark import Report
-from deploy.bundle import MANIFEST, verify
+from deploy.bundle import MANIFEST, read_manifest, verify
 from deploy.card import card
 from deploy.evaluate import Score
 from deploy.gates import Judgement
 from pipeline import paths
 from pipeline.cli import arguments, run
 from pipeline.gate import Verdict
-from pipeline.params import load
+from pipeline.params import DeployParams, load
 from pipeline.provenance import provenance
 from pipeline.results import REFERENCE_BACKEND, read_typed
 from pipeline.scoring import SCORE, SPLIT
@@ -32,7 +32,7 @@ def _same_engine(bundle: Path, measured_by: str, engine: str | None) -> None:
         )
 
 
-def _measured(target: str, model: str, bundle: Path, judgement: Judgement) -> dict[str, Any]:
+def _measured(target: str, model: str, bundle: Path, weights: str, judgement: Judgement) -> dict[str, Any]:
     """The manifest's last field: accuracy, latency, gates, hardware, provenance.
 
     Raises:
@@ -54,21 +54,19 @@ def _measured(target: str, model: str, bundle: Path, judgement: Judgement) -> di
         "latency": {**settings, "inputs": report.inputs, **timing.model_dump(mode="json")},
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "hardware": report.hardware,
-        "provenance": provenance(),
+        "provenance": {**provenance(), "weights_sha256": weights},
     }
 
 
-def _write_bundle(target: str, model: str, judgement: Judgement, folder: Path) -> bool:
-    """Write a bundle into `folder`; False where the target is PyTorch, which is not released.
+def _write_bundle(target: str, model: str, judgement: Judgement, folder: Path) -> None:
+    """Write a bundle into `folder`.
 
     Raises:
         UserError: a file of the engine is missing or altered, or a figure does not belong to it.
     """
     bundle = paths.engine(target, model)
     manifest = verify(bundle)
-    if manifest.backend == REFERENCE_BACKEND:
-        return False
-    measured = _measured(target, model, bundle, judgement)
+    measured = _measured(target, model, bundle, manifest.contract.weights_sha256, judgement)
     folder.mkdir(parents=True)
     for name in manifest.files:
         shutil.copyfile(bundle / name, folder / name)
@@ -78,11 +76,22 @@ def _write_bundle(target: str, model: str, judgement: Judgement, folder: Path) -
     verify(folder)
     names = sorted([*manifest.files, MANIFEST, CARD])
     write_text(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in names))
-    return True
+
+
+def _shipped(deploy: DeployParams) -> list[tuple[str, str]]:
+    """(model, target) of all that is released: PyTorch is held against, and never ships."""
+    return [
+        (model, target)
+        for model in deploy.release
+        for target in deploy.targets
+        if read_manifest(paths.engine(target, model)).backend != REFERENCE_BACKEND
+    ]
 
 
 def main(given: list[str]) -> None:
     """Release what deploy.release and deploy.targets name; the last release stays until all is written.
+
+    With nothing to release it stays for good: only another release replaces it.
 
     Raises:
         UserError: there is no passing verdict, or an engine is not what was judged.
@@ -91,16 +100,16 @@ def main(given: list[str]) -> None:
     verdict = read_typed(Verdict, paths.VERDICT)
     if not verdict.passed:
         raise UserError(f"{paths.VERDICT} is no passing verdict; run dvc repro gate")
-    deploy = load().deploy
+    shipped = _shipped(load().deploy)
+    if not shipped:
+        paths.RELEASE.mkdir(parents=True, exist_ok=True)
+        print(f"nothing to release on deploy.targets; {paths.RELEASE} stays as it was")
+        return
     with atomic_folder(paths.RELEASE) as temporary:
-        written = [
-            paths.RELEASE / model / target
-            for model in deploy.release
-            for target in deploy.targets
-            if _write_bundle(target, model, verdict.gates, temporary / model / target)
-        ]
-    for folder in written:
-        print(f"released {folder}")
+        for model, target in shipped:
+            _write_bundle(target, model, verdict.gates, temporary / model / target)
+    for model, target in shipped:
+        print(f"released {paths.RELEASE / model / target}")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fake_run import RELEASED, TARGET, complete, judged, write_project
 
+from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import read_json, write_json
 from deploy.bundle import verify
@@ -55,6 +58,8 @@ def test_a_release_is_a_verified_bundle_that_says_all_about_itself(here: Path) -
     assert measured["hardware"]["cpu"]["logical_cores"] >= 1
     assert measured["provenance"]["data"]["licence"] == "CC0" and measured["provenance"]["git"] is None
     assert measured["provenance"]["params_sha256"] == hashlib.sha256(paths.PARAMS.read_bytes()).hexdigest()
+    assert measured["provenance"]["data"]["manifest_sha256"] == Manifest.load(paths.PREPARED).sha256
+    assert measured["provenance"]["weights_sha256"] == verify(BUNDLE).contract.weights_sha256
     page = (BUNDLE / "README.md").read_text()
     assert f"# {RELEASED} on {TARGET}" in page and "|\n| car | 0.0 |" in page and "{" not in page
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=BUNDLE, check=True)
@@ -128,8 +133,32 @@ def test_what_is_released_no_more_goes(here: Path) -> None:
     assert not stale.exists() and BUNDLE.exists()
 
 
-def test_a_pytorch_target_is_not_released(here: Path) -> None:
+def pytorch_only() -> None:
     manifest = paths.engine(TARGET, RELEASED) / "manifest.json"
     write_json(manifest, read_json(manifest) | {"backend": "pytorch"})
+
+
+def no_model() -> None:
+    params = yaml.safe_load(paths.PARAMS.read_text())
+    params["deploy"]["release"] = []
+    paths.PARAMS.write_text(yaml.safe_dump(params))
+
+
+@pytest.mark.parametrize("nothing", [pytorch_only, no_model])
+def test_with_nothing_to_release_the_last_release_stays(
+    here: Path, capsys: pytest.CaptureFixture[str], nothing: Callable[[], None]
+) -> None:
+    release.main([])
+    before = tree(paths.RELEASE)
+    nothing()
+    capsys.readouterr()
+    release.main([])
+    assert tree(paths.RELEASE) == before
+    assert capsys.readouterr().out == "nothing to release on deploy.targets; models/release stays as it was\n"
+
+
+def test_nothing_was_ever_released(here: Path) -> None:
+    """DVC wants the folder to be there."""
+    no_model()
     release.main([])
     assert list(paths.RELEASE.iterdir()) == []
