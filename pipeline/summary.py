@@ -7,15 +7,17 @@ from typing import Any
 
 from afdcd.errors import UserError
 from afdcd.files import read_json
+from deploy.bundle import MANIFEST, read_manifest
 from pipeline import cli, paths
 from pipeline.params import Params, load
+from pipeline.results import REFERENCE_BACKEND
 
 COLUMNS = {"miou": "mIoU %", "p50_ms": "p50 ms", "speedup": "x teacher", "size_mb": "MB"}
 """Key of metrics.json -> heading."""
 
 
 def table(params: Params, metrics: dict[str, Any]) -> str:
-    """A line a model and target in the order of params; released ones are marked.
+    """A line a model and target in the order of params; what is released, or is to be, is marked.
 
     Raises:
         UserError: the metrics are those of another params.yaml.
@@ -27,9 +29,22 @@ def table(params: Params, metrics: dict[str, Any]) -> str:
                 found = metrics[model][target]
             except KeyError:
                 raise UserError(f"{paths.METRICS} lacks {model} on {target}; run dvc repro") from None
-            mark = "to release" if model in params.deploy.release else ""
-            rows.append([model, target, *(_figure(found[key]) for key in COLUMNS), mark])
+            rows.append(
+                [model, target, *(_figure(found[key]) for key in COLUMNS), _mark(params, model, target)]
+            )
     return aligned(rows, left=2)
+
+
+def _mark(params: Params, model: str, target: str) -> str:
+    """Whether this very engine lies in models/release, or shall go there once every gate is met."""
+    deploy = params.deploy
+    if model not in deploy.release or deploy.specs[target].backend == REFERENCE_BACKEND:
+        return ""
+    released, engine = paths.RELEASE / model / target, paths.engine(target, model)
+    if not (released / MANIFEST).exists() or not (engine / MANIFEST).exists():
+        return "to release"
+    same = read_manifest(released).files == read_manifest(engine).files
+    return "released" if same else "to release"
 
 
 def _figure(value: float | None) -> str:
