@@ -32,7 +32,7 @@ def main(given: list[str]) -> None:
     if teacher.checkpoint is not None:
         with session(params.runtime) as world:
             manifest = Manifest.load(paths.PREPARED)
-            network = import_checkpoint(Path(teacher.checkpoint), teacher.model, manifest.num_classes)
+            network = import_checkpoint(Path(teacher.checkpoint), teacher.model, manifest.info.classes)
             precision = Precision(world.device.type, bf16=False)
             batch_size = teacher.schedule.batch_size
             validate = Validation(manifest, "val", batch_size=batch_size, precision=precision, world=world)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pydantic
@@ -16,6 +17,9 @@ from afdcd.models.tensors import mismatches, read_tensors, shortened
 
 WEIGHTS = "weights.safetensors"
 CARD = "model.json"
+
+ONLY_FOR_TRAINING = {"pretrained", "dropout", "projection_dropout"}
+"""Settings of a network that a trained one does not depend on."""
 
 
 class ModelCard(Config):
@@ -68,27 +72,29 @@ def load_trained(folder: Path) -> tuple[Segmenter, ModelCard]:
     return model.eval(), card
 
 
-def import_checkpoint(path: Path, config: ModelConfig, num_classes: int) -> Segmenter:
+def import_checkpoint(path: Path, config: ModelConfig, classes: Sequence[str]) -> Segmenter:
     """A teacher that somebody else trained, in eval mode on the CPU.
 
     Args:
         path: a folder of `save_trained`, or a .safetensors/.pth state dict of a Segmenter.
         config: the network it must be; where its own card differs, the checkpoint is refused.
-        num_classes: the classes of the data.
+        classes: the classes of the data; a folder must know the same in the same order, of a bare state
+            dict only the number can be compared.
 
     Raises:
-        UserError: another number of classes or another network, or the file is damaged or asks to run code.
+        UserError: other classes or another network, or the file is damaged or asks to run code.
     """
     if path.is_dir():
         card = _read_card(path)
-        _check_classes(path, card.num_classes, num_classes)
+        _check_number(path, card.num_classes, len(classes))
+        _check_names(path, card.classes, classes)
         _check_same_network(path, card.model, config)
         path = path / WEIGHTS
     tensors = read_tensors(path)
     if "classifier.weight" in tensors:
-        _check_classes(path, tensors["classifier.weight"].shape[0], num_classes)
-    model = Segmenter(config, num_classes)
-    _fill(model, tensors, path)
+        _check_number(path, tensors["classifier.weight"].shape[0], len(classes))
+    model = Segmenter(config, len(classes))
+    _fill(model, tensors, path, remedy=_auxiliary_remedy(config, tensors))
     return model.eval()
 
 
@@ -103,17 +109,25 @@ def _read_card(folder: Path) -> ModelCard:
         ) from error
 
 
-def _check_classes(path: Path, found: int, wanted: int) -> None:
+OTHER_CLASSES = "give a checkpoint trained on these classes or set teacher.checkpoint: null to train one"
+
+
+def _check_number(path: Path, found: int, wanted: int) -> None:
     if found != wanted:
+        raise UserError(f"checkpoint {path} has {found} classes, the data have {wanted}; {OTHER_CLASSES}")
+
+
+def _check_names(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    if list(found) != list(wanted):
         raise UserError(
-            f"checkpoint {path} has {found} classes, the data have {wanted}; "
-            "give a checkpoint trained on these classes or set teacher.checkpoint: null to train one"
+            f"checkpoint {path} knows the classes {', '.join(found)}, the data have {', '.join(wanted)}, "
+            f"in this order; {OTHER_CLASSES}"
         )
 
 
 def _check_same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> None:
-    """Where the weights came from at first does not matter; everything else changes what they compute."""
-    for key, value in wanted.model_dump(mode="json", exclude={"pretrained"}).items():
+    """Refuse what shapes the weights or changes what they compute."""
+    for key, value in wanted.model_dump(mode="json", exclude=ONLY_FOR_TRAINING).items():
         other = found.model_dump(mode="json")[key]
         if value != other:
             raise UserError(
@@ -122,8 +136,14 @@ def _check_same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> 
             )
 
 
-def _fill(model: Segmenter, tensors: dict[str, Tensor], path: Path) -> None:
+def _auxiliary_remedy(config: ModelConfig, tensors: dict[str, Tensor]) -> str:
+    """What to set where weights and settings disagree about the training-only head."""
+    present = any(name.startswith("auxiliary.") for name in tensors)
+    return "" if present == config.auxiliary else f"; set teacher.model.auxiliary: {str(present).lower()}"
+
+
+def _fill(model: Segmenter, tensors: dict[str, Tensor], path: Path, remedy: str = "") -> None:
     wrong = mismatches(model.state_dict(), tensors, extra=True)
     if wrong:
-        raise UserError(f"the weights in {path} do not fit the network described: {shortened(wrong)}")
+        raise UserError(f"the weights in {path} do not fit the network described: {shortened(wrong)}{remedy}")
     model.load_state_dict(tensors)

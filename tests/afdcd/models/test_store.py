@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from contracts.segmenter import pictures
+from contracts.segmenter import RGB, pictures
 from safetensors.torch import save_file
 
 from afdcd.config import ModelConfig
@@ -19,13 +19,14 @@ from afdcd.models.segmenter import Segmenter, build_segmenter
 from afdcd.models.store import ModelCard, import_checkpoint, load_trained, save_trained
 
 Narrow = Callable[..., ModelConfig]
+CLASSES = ("road", "sky", "car", "tree", "sign")
 
 
 def card(config: ModelConfig, **changes: Any) -> ModelCard:
     values: dict[str, Any] = {
         "model": config,
         "num_classes": 5,
-        "classes": ("road", "sky", "car", "tree", "sign"),
+        "classes": CLASSES,
         "iteration": 40,
         "val_miou": 0.31,
         "iterations": 50,
@@ -115,7 +116,7 @@ class TestImport:
     """A teacher's checkpoint given by path."""
 
     def test_a_folder(self, folder: Path, network: Segmenter) -> None:
-        teacher = import_checkpoint(folder, network.config, 5)
+        teacher = import_checkpoint(folder, network.config, CLASSES)
         assert not teacher.training
         assert torch.equal(logits(teacher), logits(network))
 
@@ -123,24 +124,51 @@ class TestImport:
     def test_a_state_dict(self, tmp_path: Path, network: Segmenter, suffix: str) -> None:
         path = tmp_path / f"teacher{suffix}"
         save_file(network.state_dict(), path) if suffix != ".pth" else torch.save(network.state_dict(), path)
-        assert torch.equal(logits(import_checkpoint(path, network.config, 5)), logits(network))
+        assert torch.equal(logits(import_checkpoint(path, network.config, CLASSES)), logits(network))
 
     def test_other_classes(self, folder: Path, network: Segmenter) -> None:
         for path in (folder, folder / "weights.safetensors"):
             with pytest.raises(UserError, match="has 5 classes, the data have 11"):
-                import_checkpoint(path, network.config, 11)
+                import_checkpoint(path, network.config, [f"class_{number}" for number in range(11)])
+
+    def test_other_names_or_another_order(self, folder: Path, network: Segmenter) -> None:
+        for classes in (("sky", "road", *CLASSES[2:]), (*CLASSES[:4], "pole")):
+            message = (
+                f"knows the classes {', '.join(CLASSES)}, the data have {', '.join(classes)}, in this order"
+            )
+            with pytest.raises(UserError, match=message):
+                import_checkpoint(folder, network.config, classes)
+
+    def test_what_only_training_uses_may_differ(
+        self, folder: Path, network: Segmenter, narrow: Narrow
+    ) -> None:
+        config = narrow(dropout=0.3, projection_dropout=0.0, pretrained="imagenet")
+        teacher = import_checkpoint(folder, config, CLASSES)
+        assert teacher.config == config and torch.equal(logits(teacher), logits(network))
+
+    def test_another_normalisation(self, folder: Path, narrow: Narrow) -> None:
+        other = RGB.model_copy(update={"order": "bgr"})
+        with pytest.raises(UserError, match="its normalisation is .*'rgb'.*, the settings say .*'bgr'"):
+            import_checkpoint(folder, narrow(normalisation=other), CLASSES)
+
+    @pytest.mark.parametrize("present", [True, False])
+    def test_only_one_has_an_auxiliary_head(self, tmp_path: Path, narrow: Narrow, present: bool) -> None:
+        weights = build_segmenter(narrow(auxiliary=present), 5).state_dict()
+        save_file(weights, tmp_path / "t.safetensors")
+        with pytest.raises(UserError, match=f"set teacher.model.auxiliary: {str(present).lower()}$"):
+            import_checkpoint(tmp_path / "t.safetensors", narrow(auxiliary=not present), CLASSES)
 
     def test_another_network(self, folder: Path, narrow: Narrow) -> None:
         with pytest.raises(UserError, match="its head is deeplabv3, the settings say psp"):
-            import_checkpoint(folder, narrow(head="psp"), 5)
+            import_checkpoint(folder, narrow(head="psp"), CLASSES)
         with pytest.raises(UserError, match="do not fit the network described: head"):
-            import_checkpoint(folder / "weights.safetensors", narrow(head="psp"), 5)
+            import_checkpoint(folder / "weights.safetensors", narrow(head="psp"), CLASSES)
 
     def test_truncated(self, tmp_path: Path, network: Segmenter) -> None:
         torch.save(network.state_dict(), tmp_path / "t.pth")
         (tmp_path / "t.pth").write_bytes((tmp_path / "t.pth").read_bytes()[:5000])
         with pytest.raises(UserError, match="t.pth is truncated or damaged") as caught:
-            import_checkpoint(tmp_path / "t.pth", network.config, 5)
+            import_checkpoint(tmp_path / "t.pth", network.config, CLASSES)
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("legacy", [True, False])
@@ -151,20 +179,20 @@ class TestImport:
         else:
             torch.save({"weights": Evil(proof)}, path)
         with pytest.raises(UserError, match="is refused: it is a pickle that asks to run code") as caught:
-            import_checkpoint(path, network.config, 5)
+            import_checkpoint(path, network.config, CLASSES)
         assert "\n" not in str(caught.value)
         assert not proof.exists()
 
     def test_what_is_no_state_dict(self, tmp_path: Path, network: Segmenter) -> None:
         torch.save([1, 2], tmp_path / "list.pth")
         with pytest.raises(UserError, match="holds no state dict"):
-            import_checkpoint(tmp_path / "list.pth", network.config, 5)
+            import_checkpoint(tmp_path / "list.pth", network.config, CLASSES)
         (tmp_path / "weights.txt").write_text("")
         with pytest.raises(UserError, match="must end in"):
-            import_checkpoint(tmp_path / "weights.txt", network.config, 5)
+            import_checkpoint(tmp_path / "weights.txt", network.config, CLASSES)
         (tmp_path / "text.pth").write_text("no weights at all")
         with pytest.raises(UserError, match="damaged|refused"):
-            import_checkpoint(tmp_path / "text.pth", network.config, 5)
+            import_checkpoint(tmp_path / "text.pth", network.config, CLASSES)
 
 
 class Evil:
