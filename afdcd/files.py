@@ -31,7 +31,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"the disk is full while writing {path}; free some space and run the command again "
+                f"the disk is full while writing {_final(path)}; free some space and run the command again "
                 "(what stood there before is kept)"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -43,8 +43,13 @@ def _denied(error: OSError, path: Path) -> str:
     """Which file was refused: the one being written under its temporary name, or another one."""
     named = path if error.filename is None else Path(os.fsdecode(error.filename))
     if named == path or named in path.parents or any(part.endswith(".tmp") for part in named.parts):
-        return f"cannot write {path}: {error.strerror}; check the folder's permissions"
+        return f"cannot write {_final(path)}: {error.strerror}; check the folder's permissions"
     return f"no access to {named}: {error.strerror}; check its permissions and those of its folder"
+
+
+def _final(path: Path) -> Path:
+    """A path below a folder of `atomic_folder` as it will be: `.made.7.abc.tmp` is `made`."""
+    return Path(*(re.sub(r"\.(.+)\.\d+\.\w+\.tmp", r"\1", part) for part in path.parts))
 
 
 @contextmanager

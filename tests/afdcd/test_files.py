@@ -101,6 +101,19 @@ def test_a_full_disk_keeps_the_last_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "kept"
 
 
+def test_a_file_below_a_new_folder_is_named_as_it_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise refusal(errno.ENOSPC, None)
+
+    monkeypatch.setattr(os, "fsync", full)
+    expected = f"while writing {tmp_path / 'made' / 'part'}; "
+    with pytest.raises(UserError, match=expected), atomic_folder(tmp_path / "made") as folder:
+        write_text(folder / "part", "")
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", [None, ".file.7.tmp", ".folder.7.abc.tmp/part", "file", "."])
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
 def test_what_may_not_be_written_is_named(tmp_path: Path, name: str | None, code: int) -> None:
