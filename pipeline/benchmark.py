@@ -14,7 +14,7 @@ from deploy.bundle import MANIFEST, Geometry, read_manifest
 from deploy.progress import bar
 from pipeline import paths
 from pipeline.cli import arguments, run
-from pipeline.params import load
+from pipeline.params import load, named
 
 IMAGES = 8
 """Different images that the calls go round; the test split stays unseen."""
@@ -51,10 +51,11 @@ def main(given: list[str]) -> None:
     """Measure the latency of all models of a target.
 
     Raises:
-        UserError: an engine is missing, altered, or cannot run.
+        UserError: there is no such target, or an engine is missing, altered, or cannot run.
     """
     (target,) = arguments(given, "TARGET")
     params = load().deploy
+    named(params.specs, target, "target")
     settings, models = params.benchmark, params.models
     batches = _batches(_geometry(target, models), settings.batch_size)
     bundles = {model: paths.engine(target, model) for model in models}

@@ -6,7 +6,7 @@ from afdcd.files import read_json
 from deploy.build import build
 from pipeline import paths
 from pipeline.cli import arguments, run
-from pipeline.params import load
+from pipeline.params import load, named
 
 
 def main(given: list[str]) -> None:
@@ -20,7 +20,7 @@ def main(given: list[str]) -> None:
         paths.typed(target, model),
         paths.engine(target, model),
         target=target,
-        spec=load().deploy.specs[target],
+        spec=named(load().deploy.specs, target, "target"),
         hardware=read_json(paths.HARDWARE),
     )
     print(f"{model} for {target}: {manifest.size() / 1e6:.2f} MB, {manifest.backend} {manifest.precision}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -17,11 +18,13 @@ from afdcd.config import (
     ScheduleConfig,
 )
 from afdcd.errors import UserError
+from afdcd.plugins import nearest
 from deploy.config import BenchmarkConfig, ExportConfig, GatesConfig, QuantizeConfig, TargetConfig
 from pipeline import paths, strict_yaml
 from pipeline.complaints import sentences
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Entry = TypeVar("Entry")
 
 
 class TeacherParams(Config):
@@ -102,3 +105,14 @@ def load(path: Path = paths.PARAMS) -> Params:
             "or write one with python -m pipeline.configure"
         ) from None
     return parse(text, str(path))
+
+
+def named(catalogue: Mapping[str, Entry], name: str, kind: str) -> Entry:
+    """An entry of params by its name.
+
+    Raises:
+        UserError: there is none; the nearest name is proposed.
+    """
+    if name not in catalogue:
+        raise UserError(f"params.yaml has no {kind} {name!r}; {nearest(name, catalogue)}")
+    return catalogue[name]

@@ -23,7 +23,7 @@ from deploy.evaluate import Sample
 from deploy.quantize import Typed, quantize, require_preset, unchanged
 from pipeline import paths
 from pipeline.cli import arguments, run
-from pipeline.params import DeployParams, load
+from pipeline.params import DeployParams, load, named
 
 
 def main(given: list[str]) -> None:
@@ -34,7 +34,7 @@ def main(given: list[str]) -> None:
     """
     target, model = arguments(given, "TARGET", "MODEL")
     deploy = load().deploy
-    spec = deploy.specs[target]
+    spec = named(deploy.specs, target, "target")
     require_preset(target, spec)
     source = paths.exported(model)
     contract = read_contract(source)
