@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,82 @@ def test_missing_data_root_is_one_sentence(project: Path) -> None:
     assert "Traceback" not in result.stderr and not (project / "data/prepared").exists()
 
 
+def write_images(root: Path, name: str) -> None:
+    """One image a split with its mask, all of class 2."""
+    for split in ("train", "val", "test"):
+        for part, shape in {"images": (6, 8, 3), "masks": (6, 8)}.items():
+            file = root / part / split / name
+            file.parent.mkdir(parents=True)
+            Image.fromarray(np.full(shape, 2, dtype=np.uint8)).save(file)
+
+
+def without_mask(root: Path) -> str:
+    (root / "masks/val/one.png").unlink()
+    return f"image {root}/images/val/one.png has no mask: {root}/masks/val/one.png is missing"
+
+
+def label_37(root: Path) -> str:
+    Image.fromarray(np.full((6, 8), 37, dtype=np.uint8)).save(root / "masks/train/one.png")
+    return f"label 37 in {root}/masks/train/one.png; this set has 11 classes (ids 0..10; 11, 255 ignored)"
+
+
+def zero_bytes(root: Path) -> str:
+    (root / "images/test/one.png").write_bytes(b"")
+    return f"{root}/images/test/one.png is empty (0 bytes)"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below, hidden ones too."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("prepared_before", [False, True])
+@pytest.mark.parametrize("spoil", [without_mask, label_37, zero_bytes])
+def test_a_fault_is_one_sentence_and_writes_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], str], prepared_before: bool
+) -> None:
+    monkeypatch.chdir(project)
+    root = Path("data/raw/camvid")
+    write_images(root, "one.png")
+    if prepared_before:
+        assert stage(project).returncode == 0
+    sentence = spoil(root)
+    before = contents(Path("data"))
+    result = stage(project)
+    assert result.returncode == 1 and result.stdout == ""
+    header = "error: camvid: mend 1 fault(s) in the data and run again:"
+    assert result.stderr.splitlines() == [header, f"  {sentence}"]
+    assert contents(Path("data")) == before and Path("data/prepared").exists() == prepared_before
+
+
+FULL_DISK = """
+import errno, os
+
+def full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+os.fsync = full
+from pipeline import cli, prepare
+cli.run(prepare.main)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_prepared(project: Path) -> None:
+    write_images(project / "data/raw/camvid", "one.png")
+    assert stage(project).returncode == 0
+    before = contents(project / "data")
+    command = [sys.executable, "-c", FULL_DISK]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: the disk is full while writing data/prepared/dataset.json; ")
+    assert contents(project / "data") == before
+
+
 @pytest.fixture
 def own_images(tmp_path: Path) -> Path:
     """A project composed for a folder of own images elsewhere, one image a split."""
     mine, project = tmp_path / "mine", tmp_path / "project"
-    for split in ("train", "val", "test"):
-        for part, shape in {"images": (6, 8, 3), "masks": (6, 8)}.items():
-            folder = mine / part / split / "monday"
-            folder.mkdir(parents=True)
-            Image.fromarray(np.full(shape, 2, dtype=np.uint8)).save(folder / "one.png")
+    write_images(mine, "monday/one.png")
     project.mkdir()
     given = ["dataset=folder", f"dataset.root={mine}", "dataset.options.classes=[road,sky,car]"]
     configure.write(given, project / "params.yaml", REPOSITORY / "conf")
