@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deploy.sessions.capability import nvidia_driver
 from pipeline import params, probe
 
 Edited = Callable[[dict[str, Any]], str]
@@ -58,6 +59,16 @@ def test_bad_input_is_one_sentence_a_mistake_and_writes_nothing(
     done = run(project)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and said in done.stderr and "Traceback" not in done.stderr
+    assert not (project / "reports").exists() and not (project / "fingerprints").exists()
+
+
+@pytest.mark.skipif(nvidia_driver(), reason="this machine has an NVIDIA GPU")
+def test_a_tensorrt_target_here_without_a_gpu_is_one_sentence(project: Path, edited: Edited) -> None:
+    edits = {"deploy.targets": ["ort_cpu_fp32", "trt_fp16"], "deploy.specs.trt_fp16.where": "here"}
+    (project / "params.yaml").write_text(edited(edits), encoding="utf-8")
+    done = run(project)
+    assert (done.returncode, done.stdout) == (1, "") and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: params.yaml: target trt_fp16 needs an NVIDIA GPU with a driver")
     assert not (project / "reports").exists() and not (project / "fingerprints").exists()
 
 
