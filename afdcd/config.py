@@ -47,13 +47,14 @@ class Normalisation(Config):
 class ModelConfig(Config):
     """A Segmenter: a timm backbone, a head, and the normalisation that its weights expect.
 
+    `head` names one of `afdcd.models.heads.HEADS`.
     `dropout` stands before the classifiers, `projection_dropout` after the projection of DeepLabV3's pyramid.
     """
 
     backbone: str
     backbone_options: dict[str, Any]
     output_stride: Literal[8, 16, 32]
-    head: Literal["deeplabv3", "psp"]
+    head: str
     head_channels: Count
     atrous_rates: tuple[Count, Count, Count]
     dropout: Share
@@ -110,7 +111,13 @@ class PracticeConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """Speed only: no stage tracks it, no result depends on it."""
+    """Speed; no stage tracks it. Processes and threads change results by a little all the same.
+
+    `workers` changes nothing. `threads` changes the order of sums, so their rounding. Several `processes`
+    train on the same global batch, but each has its own dropout and, without `sync_bn`, batch statistics of
+    its own share; terms that divide by a sum over the batch are divided on each share. `device` changes the
+    arithmetic. A checkpoint keeps the number of threads that it was begun with.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     processes: Count | Literal["auto"]

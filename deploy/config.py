@@ -10,6 +10,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Count, Count]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Opset = Annotated[int, Field(ge=18, le=24)]
+"""What torch's exporter can write and ONNX Runtime can read."""
 
 
 class Config(BaseModel):
@@ -32,7 +34,7 @@ class ExportConfig(Config):
 
     input_size: Size
     fit: Literal["stretch", "letterbox"]
-    opset: Count
+    opset: Opset
     parity_images: Count
     max_relative_error: Annotated[float, Field(gt=0)]
     min_agreement: Share
@@ -43,7 +45,7 @@ class QuantizeConfig(Config):
 
     calibration_images: Count
     val_images: Count
-    candidates: list[Literal["minmax", "percentile", "entropy"]]
+    candidates: Annotated[list[Literal["minmax", "percentile", "entropy"]], Field(min_length=1)]
     percentile: Annotated[float, Field(gt=50, le=100)]
 
 
@@ -65,7 +67,8 @@ class GatesConfig(Config):
 
     Attributes:
         min_retention: share of the teacher's mIoU that a released model keeps.
-        min_gain_over_alone: points over the same student trained without the teacher.
+        min_gain_over_alone: points over the same student and seed trained without the teacher. One seed's
+            gain is mostly chance: meant for presets whose seeds are several.
         max_drop: precision -> points of mIoU that an engine may lose against PyTorch.
         max_class_drop: precision -> the same for every single class.
         min_speedup_over_teacher: ratio of p50 latencies on the same target.

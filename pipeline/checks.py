@@ -1,7 +1,8 @@
 """What params.yaml must hold beyond types: names that exist, sizes that fit, targets that this machine runs.
 
-All of it before any work and without torch. Left to the stages: whether timm can build a backbone with its
-option values (complexity, which runs early), and whether `groups` divides a teacher's channels (adapt).
+All of it before any work and without torch. What needs a network to be built is left to the stage complexity,
+which runs before any training: whether timm builds a backbone with its option values, and whether a recipe's
+options fit the channels of teacher and student (`groups` divides them).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from afdcd.config import ModelConfig, ScheduleConfig
 from afdcd.data.sources import SOURCES
 from afdcd.errors import UserError
 from afdcd.losses.recipe import check_recipe
+from afdcd.models.heads import HEADS
 from afdcd.models.names import check_backbone
 from afdcd.plugins import checked_options, nearest, require_known
-from deploy.sessions.capability import check_target
+from deploy.sessions.capability import check_target, nvidia_driver
 from pipeline import paths
 from pipeline.launch import count_gpus, count_processes
 from pipeline.params import Params
@@ -42,7 +44,7 @@ def check(params: Params) -> None:
         _raise(group(params))
     _raise(
         complaint
-        for group in (_data, _networks, _recipes, _batches, _patches, _gates, _targets)
+        for group in (_data, _networks, _recipes, _runtime, _batches, _patches, _gates, _targets)
         for complaint in group(params)
     )
 
@@ -135,6 +137,8 @@ def _networks(params: Params) -> Iterator[str]:
     for place, model in _models(params):
         for complaint in _refusal(check_backbone, model.backbone, model.backbone_options):
             yield f"{place}: {complaint}"
+        for complaint in _refusal(require_known, HEADS, model.head, "head"):
+            yield f"{place}.head: {complaint}"
         if model.pretrained not in ("none", "imagenet") and not Path(model.pretrained).is_file():
             yield f"{place}.pretrained: {model.pretrained!r} is neither none, nor imagenet, nor a file here"
     checkpoint = params.teacher.checkpoint
@@ -158,6 +162,26 @@ def _recipes(params: Params) -> Iterator[str]:
                         f"distill.recipes.{name}.{method}.class_weighted: true is not possible with "
                         "train.practice.class_weights none; set one of the two"
                     )
+
+
+def _runtime(params: Params) -> Iterator[str]:
+    """The device must be there, with one GPU a process, and batch statistics are shared between GPUs only."""
+    runtime, gpus = params.runtime, count_gpus(os.environ)
+    processes = count_processes(runtime, gpus)
+    # Some systems (WSL) have a driver and no list of GPUs.
+    cuda = runtime.device != "cpu" and (gpus > 0 or nvidia_driver())
+    if runtime.device == "cuda" and not cuda:
+        yield "runtime.device: cuda is not possible, this machine shows no NVIDIA GPU; set it to auto or cpu"
+    elif cuda and 0 < gpus < processes:
+        yield (
+            f"runtime.processes: {processes} is not possible, each needs a GPU and there are {gpus} here; "
+            "lower it, or set runtime.device: cpu"
+        )
+    if params.train.practice.sync_bn and processes > 1 and not cuda:
+        yield (
+            f"train.practice.sync_bn: true works on GPUs only, and runtime would start {processes} processes "
+            "on the CPU; set it to false, or runtime.processes: 1"
+        )
 
 
 def _batches(params: Params) -> Iterator[str]:

@@ -76,6 +76,7 @@ def _plain(message: str) -> str:
     """Pydantic's words without its own names and habits."""
     message = message.partition(", unable to parse")[0].partition(", got a number")[0]
     message = re.sub("a valid dictionary( or instance of .*)?", "a group of keys", message)
+    message = re.sub(r"^\w+ should have (.*) after validation, not \d+", r"must have \1", message)
     return message.replace("Input should be", "must be").replace("Value error, ", "")
 
 

@@ -35,6 +35,8 @@ def make_job(params: Params, student: str, recipe: str, seed: int) -> Job:
         name=paths.model_id(student, recipe, seed),
         model=named(params.students, student, "student"),
         plan=Plan(params.train.schedule, params.train.practice, seed),
+        size=params.deploy.export.input_size,
+        fit=params.deploy.export.fit,
         inputs={
             "recipe": named(params.distill.recipes, recipe, "recipe"),
             "teacher": hash_of(paths.trained("teacher") / "weights.safetensors"),
@@ -56,7 +58,7 @@ def make_task(parts: Parts, recipe: Recipe, name: str) -> DistillationTask:
             "run dvc repro train_teacher"
         )
     context = Context(parts.student.channels, teacher.channels, IGNORE_INDEX, parts.supervision.class_weights)
-    objective = build_objective(recipe, context).to(parts.world.device)
+    objective = parts.shared(build_objective(recipe, context))
     if (state := paths.adapted(name) / FIRST_PHASE).exists():
         load_first_phase(objective, state)
     return DistillationTask(

@@ -59,8 +59,11 @@ def _chosen(params: Params, *, source: bool = False, **entries: Iterable[str]) -
 
 def stages(params: Params) -> dict[str, tuple[str, Choice]]:
     """Fingerprint (path without suffix) -> the stage's entry module and its plug-ins."""
-    plain = ("complexity", "train_student", "report", "gate", "release")
+    plain = ("train_student", "report", "gate", "release")
     found = {name: (f"pipeline.{name}", _chosen(params)) for name in plain}
+    methods = {method for recipe in params.distill.run for method in params.distill.recipes[recipe]}
+    heads = {network.head for network in (params.teacher.model, *params.students.values())}
+    found["complexity"] = ("pipeline.complexity", _chosen(params, methods=methods, heads=heads))
     found["prepare"] = ("pipeline.prepare", _chosen(params, source=True))
     found["train_teacher"] = ("pipeline.train_teacher", _chosen(params, heads=[params.teacher.model.head]))
     for name in ("export", "reference"):

@@ -19,6 +19,8 @@ def main(given: list[str]) -> None:
         name=paths.model_id(student, "alone", seed),
         model=named(params.students, student, "student"),
         plan=Plan(params.train.schedule, params.train.practice, seed),
+        size=params.deploy.export.input_size,
+        fit=params.deploy.export.fit,
         inputs={},
     )
     train(

@@ -8,11 +8,10 @@ from afdcd.data.manifest import Manifest
 from afdcd.models.store import import_checkpoint, save_trained
 from afdcd.training.curve import write_curve
 from afdcd.training.loop import Outcome, Plan
-from afdcd.training.task import Precision, SupervisedTask
-from afdcd.training.validation import Validation
+from afdcd.training.task import SupervisedTask
 from pipeline import cli, paths
 from pipeline.params import load
-from pipeline.training import Job, card, run_stage, session, train
+from pipeline.training import Job, card, run_stage, session, train, validation
 
 NAME = "teacher"
 
@@ -27,16 +26,15 @@ def main(given: list[str]) -> None:
         name=NAME,
         model=teacher.model,
         plan=Plan(teacher.schedule, params.train.practice, teacher.seed),
+        size=params.deploy.export.input_size,
+        fit=params.deploy.export.fit,
         inputs={},
     )
     if teacher.checkpoint is not None:
         with session(params.runtime) as world:
             manifest = Manifest.load(paths.PREPARED)
             network = import_checkpoint(Path(teacher.checkpoint), teacher.model, manifest.info.classes)
-            precision = Precision(world.device.type, bf16=False)
-            batch_size = teacher.schedule.batch_size
-            validate = Validation(manifest, "val", batch_size=batch_size, precision=precision, world=world)
-            miou = validate(network.to(world.device))
+            miou = validation(job, manifest, world, bf16=False)(network.to(world.device))
             if world.leads:
                 facts = card(job, manifest, world, Outcome(0, miou, 0.0, []))
                 facts = facts.model_copy(update={"iterations": 0, "precision": "fp32"})

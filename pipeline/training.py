@@ -17,11 +17,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from afdcd.config import ModelConfig, RuntimeConfig
+from afdcd.config import ModelConfig, RuntimeConfig, Size
 from afdcd.data.loader import Batch, training_batches
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import disk_errors, sha256
+from afdcd.geometry import Fit
 from afdcd.models.segmenter import Segmenter, build_segmenter
 from afdcd.models.store import ModelCard, save_trained
 from afdcd.plugins import nearest
@@ -37,6 +38,7 @@ from pipeline import cli, paths
 from pipeline.launch import count_threads, end_with_parent
 
 Entry = TypeVar("Entry")
+Module = TypeVar("Module", bound=nn.Module)
 
 _LOST_PEER = re.compile(r"Connection (closed|reset)|peer|Gloo|NCCL", re.IGNORECASE)
 
@@ -50,6 +52,8 @@ class Job:
         name: the model's id.
         model: the network to train.
         plan: how it is trained.
+        size: (height, width) of its input as it ships, at which it is validated.
+        fit: how images are brought to that size.
         inputs: hashes and settings of all else that the result depends on.
     """
 
@@ -57,6 +61,8 @@ class Job:
     name: str
     model: ModelConfig
     plan: Plan
+    size: Size
+    fit: Fit
     inputs: dict[str, Any]
 
 
@@ -70,6 +76,13 @@ class Parts(NamedTuple):
     precision: Precision
     teacher_precision: Precision
     layout: torch.memory_format
+    sync_bn: bool
+
+    def shared(self, module: Module) -> Module:
+        """A trained module, on the device, with batch statistics of all processes where `sync_bn` says so."""
+        if self.sync_bn:
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return module.to(self.world.device)
 
     def placed(self, network: Segmenter) -> Segmenter:
         """A network (a teacher) moved to the device, in the layout that the student has."""
@@ -97,7 +110,7 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
             task,
             job.plan,
             batches=_batches(job, manifest, world, runtime.workers),
-            validate=_validation(job.plan, manifest, world),
+            validate=validation(job, manifest, world),
             folder=folder,
             world=world,
             display=display,
@@ -129,6 +142,7 @@ def job_key(job: Job, manifest: Manifest) -> str:
             "schedule": job.plan.schedule.model_dump(mode="json"),
             "practice": job.plan.practice.model_dump(mode="json"),
             "seed": job.plan.seed,
+            "geometry": [*job.size, job.fit],
             "data": manifest.sha256,
             "torch": torch.__version__,
             **job.inputs,
@@ -187,27 +201,51 @@ def card(job: Job, manifest: Manifest, world: World, outcome: Outcome) -> ModelC
     )
 
 
+def validation(job: Job, manifest: Manifest, world: World, *, bf16: bool | None = None) -> Validation:
+    """Scores networks on val at the job's geometry, in its precision or the one that `bf16` says."""
+    schedule, practice = job.plan.schedule, job.plan.practice
+    return Validation(
+        manifest,
+        "val",
+        size=job.size,
+        mode=job.fit,
+        batch_size=max(1, schedule.batch_size // world.size),
+        precision=Precision(world.device.type, practice.precision == "bf16" if bf16 is None else bf16),
+        world=world,
+    )
+
+
 def _parts(job: Job, manifest: Manifest, world: World) -> Parts:
-    """The student comes first after seeding, so that one seed gives all recipes the same start."""
+    """The student comes first after seeding, so that one seed gives all recipes the same start.
+
+    Raises:
+        UserError: batch statistics of several processes on CPUs, which torch has not.
+    """
     practice = job.plan.practice
+    sync_bn = practice.sync_bn and world.size > 1
+    if sync_bn and world.device.type != "cuda":
+        raise UserError(
+            f"train.practice.sync_bn: true works on GPUs only, and {world.size} processes share the CPU; "
+            "set it to false, or runtime.processes: 1"
+        )
     torch.manual_seed(job.plan.seed)
     student = build_segmenter(job.model, manifest.num_classes)
-    if practice.sync_bn and world.size > 1 and world.device.type == "cuda":
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     weights = manifest.class_weights(practice.class_weights)
     supervision = Supervision(
         None if weights is None else torch.from_numpy(weights).float(), practice.auxiliary_weight
     )
     device = world.device.type
-    return Parts(
+    parts = Parts(
         world,
         manifest,
-        student.to(world.device),
+        student,
         supervision.to(world.device),
         Precision(device, practice.precision == "bf16"),
         Precision(device, practice.teacher_precision == "bf16"),
         torch.channels_last if practice.channels_last else torch.contiguous_format,
+        sync_bn,
     )
+    return parts._replace(student=parts.shared(student))
 
 
 def _batches(
@@ -227,16 +265,6 @@ def _batches(
         )
 
     return batches
-
-
-def _validation(plan: Plan, manifest: Manifest, world: World) -> Validation:
-    return Validation(
-        manifest,
-        "val",
-        batch_size=max(1, plan.schedule.batch_size // world.size),
-        precision=Precision(world.device.type, plan.practice.precision == "bf16"),
-        world=world,
-    )
 
 
 def run_stage(main: Callable[[list[str]], None]) -> None:

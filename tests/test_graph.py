@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from dvc.repo import Repo
+from dvc.repo.reproduce import collect_stages, plan_repro
 from dvc.stage import PipelineStage
 
 from pipeline import fingerprints, params, strict_yaml
@@ -123,6 +124,7 @@ def test_every_stage_but_probe_depends_on_its_own_code(stages: dict[str, Pipelin
     ("after", "before"),
     [
         ("complexity", "prepare"),
+        ("release", "prepare"),
         ("distill@narrow_r18-kd-0", "adapt@kd"),
         ("distill@narrow_r18-afdcd-0", "train_teacher"),
         ("benchmark@ort_cpu_fp32", "build@ort_cpu_fp32-teacher"),
@@ -137,6 +139,13 @@ def test_every_stage_but_probe_depends_on_its_own_code(stages: dict[str, Pipelin
 )
 def test_folders_as_dependencies_make_edges(edges: set[tuple[str, str]], after: str, before: str) -> None:
     assert (after, before) in edges
+
+
+def test_what_does_not_fit_is_said_before_any_training() -> None:
+    with Repo(str(ROOT)) as repo:
+        order = [stage.name for stage in plan_repro(repo.index.graph, collect_stages(repo, ["dvc.yaml"]))]
+    first = next(n for n, name in enumerate(order) if name.startswith(("train_", "adapt", "distill")))
+    assert set(order[:first]) == {"probe", "prepare", "complexity"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -144,6 +145,7 @@ def write_project(root: Path, repository: Path) -> dict[str, Any]:
     params: dict[str, Any] = yaml.safe_load((repository / "params.yaml").read_text())
     params["teacher"] |= {"model": MODEL, "schedule": SCHEDULE}
     params["students"] = {"tiny": MODEL}
+    params["deploy"]["export"]["input_size"] = list(SIZE)
     params["train"] |= {"students": ["tiny"], "schedule": SCHEDULE, "practice": PRACTICE}
     params["distill"] = {"run": list(RECIPES), "recipes": RECIPES}
     params["runtime"] = {"device": "cpu", "processes": 1, "workers": 0, "threads": 1}
@@ -154,7 +156,7 @@ def write_project(root: Path, repository: Path) -> dict[str, Any]:
         path = root / "fingerprints" / f"{stage}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    return params
+    return copy.deepcopy(params)
 
 
 def write_params(root: Path, params: dict[str, Any]) -> None:

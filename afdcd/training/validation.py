@@ -1,19 +1,18 @@
-"""mIoU of a network on whole images of a split, shared by all processes without padding."""
+"""mIoU of a network on whole images of a split, at the geometry that ships, shared by all processes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import groupby
-from operator import attrgetter
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afdcd.data.manifest import Entry, Manifest
+from afdcd.config import Size
+from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
+from afdcd.geometry import Fit, fit, unfit
 from afdcd.metrics import ConfusionMatrix
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.distributed import World
@@ -21,18 +20,40 @@ from afdcd.training.task import Precision
 
 
 class Validation:
-    """Scores a network on one split at the labels' own size, as a callable; collective over processes."""
+    """Scores a network on one split as an engine is scored, as a callable; collective over processes.
+
+    Images are fitted to the input size, class maps brought back to the labels' own: what is best here is
+    best as it ships.
+    """
 
     def __init__(
-        self, manifest: Manifest, split: str, *, batch_size: int, precision: Precision, world: World
+        self,
+        manifest: Manifest,
+        split: str,
+        *,
+        size: Size,
+        mode: Fit,
+        batch_size: int,
+        precision: Precision,
+        world: World,
     ) -> None:
         """Take this process's part of the split.
+
+        Args:
+            manifest: the prepared data.
+            split: name of the split.
+            size: (height, width) of the network's input.
+            mode: how images are fitted to it.
+            batch_size: images in one forward pass.
+            precision: of the forward pass.
+            world: the processes.
 
         Raises:
             UserError: the split is empty.
         """
         self._manifest = manifest
         self._entries = manifest.split(split)[world.rank :: world.size]
+        self._size, self._mode = size, mode
         self._batch_size = batch_size
         self._precision = precision
         self._world = world
@@ -46,10 +67,12 @@ class Validation:
         training = network.training
         network.eval()
         matrix = ConfusionMatrix(self._manifest.num_classes, self._manifest.info.ignore_index)
-        for entries in self._groups():
-            images = np.stack([self._manifest.image(entry) for entry in entries])
-            labels = np.stack([self._manifest.labels(entry) for entry in entries])
-            matrix.update(self._predict(network, torch.from_numpy(images), labels.shape[1:]), labels)
+        for first in range(0, len(self._entries), self._batch_size):
+            entries = self._entries[first : first + self._batch_size]
+            fitted = [fit(self._manifest.image(entry), self._size, self._mode) for entry in entries]
+            predicted = self._predict(network, torch.from_numpy(np.stack([each.image for each in fitted])))
+            for entry, each, class_map in zip(entries, fitted, predicted, strict=True):
+                matrix.update(unfit(class_map, each), self._manifest.labels(entry))
         network.train(training)
         counts = self._world.sum(torch.from_numpy(matrix.counts).to(self._world.device))
         matrix.counts = counts.cpu().numpy()
@@ -59,18 +82,11 @@ class Validation:
         return miou
 
     @torch.no_grad()
-    def _predict(self, network: Segmenter, images: Tensor, size: tuple[int, ...]) -> np.ndarray:
+    def _predict(self, network: Segmenter, images: Tensor) -> np.ndarray:
         """Class maps uint8 (B, H, W) of images uint8 (B, H, W, 3)."""
         device = self._world.device
         with self._precision.context():
             logits = network(images.permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last)).logits
         assert logits is not None
-        upsampled = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+        upsampled = F.interpolate(logits.float(), self._size, mode="bilinear", align_corners=False)
         return upsampled.argmax(1).to(torch.uint8).cpu().numpy()
-
-    def _groups(self) -> Iterator[list[Entry]]:
-        """Neighbours of one size, at most a batch of them."""
-        for _, same in groupby(self._entries, key=attrgetter("height", "width")):
-            entries = list(same)
-            for first in range(0, len(entries), self._batch_size):
-                yield entries[first : first + self._batch_size]

@@ -217,6 +217,64 @@ def test_an_unknown_backend(project: Path, edited: Edited) -> None:
     )
 
 
+def test_an_unknown_head(project: Path, edited: Edited) -> None:
+    line = complaint(edited({"teacher.model.head": "deeplab"}))
+    assert line == "params.yaml: teacher.model.head: unknown head 'deeplab'; did you mean 'deeplabv3'?"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "driver", "edits", "said"),
+    [
+        (0, False, {"runtime.device": "cuda"}, "runtime.device: cuda is not possible"),
+        (0, True, {"runtime.device": "cuda"}, None),
+        (2, True, {"runtime.device": "cuda"}, None),
+        (2, True, {"runtime.processes": 4}, "runtime.processes: 4 is not possible, "),
+        (2, True, {"runtime.processes": 4, "runtime.device": "cpu"}, None),
+        (0, False, {"runtime.processes": 4}, None),
+        (0, False, {"runtime.processes": 2, "train.practice.sync_bn": True}, "sync_bn: true works on GPUs"),
+        (2, True, {"runtime.processes": 2, "train.practice.sync_bn": True}, None),
+        (
+            2,
+            True,
+            {"runtime.processes": 2, "train.practice.sync_bn": True, "runtime.device": "cpu"},
+            "sync_bn: true works on GPUs",
+        ),
+        (0, False, {"train.practice.sync_bn": True}, None),
+    ],
+)
+def test_device_and_processes_must_be_there(
+    project: Path,
+    edited: Edited,
+    monkeypatch: pytest.MonkeyPatch,
+    gpus: int,
+    driver: bool,
+    edits: dict[str, Any],
+    said: str | None,
+) -> None:
+    monkeypatch.setattr("pipeline.checks.count_gpus", lambda environment: gpus)
+    monkeypatch.setattr("pipeline.checks.nvidia_driver", lambda: driver)
+    text = edited(edits)
+    if said is None:
+        checks.check(params.parse(text))
+    else:
+        assert said in complaint(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("deploy.export.opset", 3, "must be greater than or equal to 18"),
+        ("deploy.export.opset", 25, "must be less than or equal to 24"),
+        ("deploy.quantize.candidates", [], "must have at least 1 item"),
+        ("train.seeds", [], "must have at least 1 item"),
+    ],
+)
+def test_values_that_would_fail_after_training(edited: Edited, key: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        params.parse(edited({key: value}))
+    assert str(caught.value) == f"params.yaml: {key}: {value!r} is not possible; it {said}"
+
+
 def test_both_onnxruntimes_together(project: Path, params_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.checks._installed", lambda package: True)
     assert "onnxruntime and onnxruntime-gpu are both installed" in complaint(params_text)

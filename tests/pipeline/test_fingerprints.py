@@ -55,10 +55,10 @@ def test_a_comment_and_a_docstring_change_nothing(tree: Path, params_text: str) 
 
 
 def test_a_method_belongs_to_the_recipes_that_use_it(tree: Path, params_text: str) -> None:
-    assert appended(tree, params_text, CONTRAST, "x = 1") == {"adapt/afdcd", "distill/afdcd"}
-    assert appended(tree, params_text, KD, "x = 1") == {
-        f"{stage}/{recipe}" for stage in ("adapt", "distill") for recipe in ("kd", "afdcd")
-    }
+    assert appended(tree, params_text, CONTRAST, "x = 1") == {"complexity", "adapt/afdcd", "distill/afdcd"}
+    users = {f"{stage}/{recipe}" for stage in ("adapt", "distill") for recipe in ("kd", "afdcd")}
+    assert appended(tree, params_text, KD, "x = 1") == {"complexity"} | users
+    assert appended(tree, params_text, "afdcd/losses/mgd.py", "x = 1") == set()
 
 
 def test_a_new_plugin_in_a_table_changes_no_stage(tree: Path, params_text: str) -> None:

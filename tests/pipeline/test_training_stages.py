@@ -12,13 +12,30 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
+from torch import nn
 
+from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
+from afdcd.losses.method import Context
+from afdcd.losses.objective import build_objective
+from afdcd.models.output import ChannelSpec
 from afdcd.training.checkpoint import RunFolder
+from afdcd.training.distributed import World
 from pipeline import adapt, distill, paths, train_student, train_teacher
 from pipeline.params import load
-from pipeline.training import job_key
+from pipeline.training import Parts, job_key
 
+CIRKD = {
+    "weights": {"mini_batch_pixel": 1.0},
+    "temperature": 0.1,
+    "pool": 1,
+    "pixel_memory": 20,
+    "region_memory": 5,
+    "pixels_per_class": 3,
+    "pixel_contrast": 12,
+    "region_contrast": 6,
+}
 LONG = {"iterations": 60, "validate_every": 30}
 
 
@@ -187,6 +204,51 @@ def test_two_processes_tell_an_error_once(taught: dict[str, Any]) -> None:
     assert told.startswith("error: ") and len(told.splitlines()) == 1, told
 
 
+def test_batch_statistics_of_several_cpu_processes_are_refused(params: dict[str, Any]) -> None:
+    params["runtime"]["processes"] = 2
+    params["train"]["practice"] = tiny.PRACTICE | {"sync_bn": True}
+    write(params)
+    process = start("pipeline.train_student", "tiny", "0")
+    told = output(process)
+    assert process.returncode == 1 and told.count("sync_bn: true works on GPUs only") == 1, told
+    assert told.startswith("error: ") and not paths.trained("tiny_alone_0").exists()
+
+
+def test_a_recipes_own_batch_norm_is_shared_between_gpus_as_the_students() -> None:
+    world = World(0, 2, torch.device("cpu"))
+    channels = ChannelSpec((4, 4, 4, 4), 8, 3)
+    for sync_bn, kind, other in (
+        (True, nn.SyncBatchNorm, nn.BatchNorm2d),
+        (False, nn.BatchNorm2d, nn.SyncBatchNorm),
+    ):
+        parts: Any = Parts(world, *[None] * 6, sync_bn)  # type: ignore[arg-type]
+        objective = build_objective({"cirkd": CIRKD}, Context(channels, channels, 255, None))
+        kinds = {type(module) for module in parts.shared(objective).modules()}
+        assert kind in kinds and other not in kinds
+
+
+def test_the_best_is_chosen_at_the_geometry_that_ships(
+    taught: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught["deploy"]["export"] |= {"input_size": [16, 48], "fit": "letterbox"}
+    write(taught)
+    seen: list[tuple[Any, Any]] = []
+
+    def record(*arguments: Any, size: Any, mode: Any, **others: Any) -> None:
+        seen.append((size, mode))
+        raise StoppedError
+
+    monkeypatch.setattr("pipeline.training.Validation", record)
+    for stage, given in ((train_teacher, []), (train_student, ["tiny", "0"]), (distill, ["tiny", "kd", "0"])):
+        with pytest.raises(StoppedError):
+            stage.main(given)
+    taught["teacher"]["checkpoint"] = str(paths.trained("teacher") / "weights.safetensors")
+    write(taught)
+    with pytest.raises(StoppedError):
+        train_teacher.main([])
+    assert seen == [((16, 48), "letterbox")] * 4
+
+
 def test_killing_the_launcher_ends_its_trainers(params: dict[str, Any]) -> None:
     params["train"]["schedule"] = tiny.SCHEDULE | {"iterations": 5000, "validate_every": 5000}
     params["runtime"]["processes"] = 2
@@ -213,8 +275,6 @@ def alive(pid: int) -> bool:
 
 def key(params: dict[str, Any]) -> str:
     write(params)
-    from afdcd.data.manifest import Manifest
-
     return job_key(distill.make_job(load(), "tiny", "kd", 0), Manifest.load(paths.PREPARED))
 
 
@@ -234,6 +294,10 @@ def test_the_key_holds_all_that_the_stage_depends_on_and_no_more(taught: dict[st
     taught["train"]["practice"] = tiny.PRACTICE | {"precision": "bf16"}
     keys.append(key(taught))
     taught["distill"]["recipes"]["kd"]["kd"] = tiny.RECIPES["kd"]["kd"] | {"temperature": 3.0}
+    keys.append(key(taught))
+    taught["deploy"]["export"]["input_size"] = [48, 64]
+    keys.append(key(taught))
+    taught["deploy"]["export"]["fit"] = "letterbox"
     keys.append(key(taught))
     assert len(set(keys)) == len(keys)
 
