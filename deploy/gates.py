@@ -131,6 +131,7 @@ def _retention(key: Key, measured: Mapping[Key, Measurement], limits: GatesConfi
 def _gain(
     key: Key, measured: Mapping[Key, Measurement], limits: GatesConfig, controls: Mapping[str, str]
 ) -> Verdict:
+    """A difference between two trainings, of which chance moves each: meant for presets of several seeds."""
     bound = _Bound("min_gain_over_alone", limits.min_gain_over_alone, "at least", " points", 2)
     control = controls.get(key[0])
     if control is None:
