@@ -162,9 +162,12 @@ def check(path: Path, conf: Path = CONF) -> None:
     """Whether `path` is what its own header's command composes today.
 
     Raises:
-        UserError: it is not; the message holds the difference.
+        UserError: it is not; the message holds the difference. Or there is no such file.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing in {Path.cwd()}; write one with {COMMAND}") from None
     parts = split(text)
     if parts is None:
         raise UserError(f"{path} was not written by {COMMAND}")
