@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +16,13 @@ from pipeline import params, probe
 Edited = Callable[[dict[str, Any]], str]
 
 
-def run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *flags, "-m", "pipeline.probe"], cwd=folder, capture_output=True, text=True
+        [sys.executable, *flags, "-m", "pipeline.probe"],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -60,6 +65,20 @@ def test_bad_input_is_one_sentence_a_mistake_and_writes_nothing(
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and said in done.stderr and "Traceback" not in done.stderr
     assert not (project / "reports").exists() and not (project / "fingerprints").exists()
+
+
+def test_both_onnxruntimes_installed_are_refused(project: Path) -> None:
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        folder = project / f"site/{name}-1.99.0.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.99.0\n", encoding="utf-8"
+        )
+    site = os.pathsep.join([str(project / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = run(project, PYTHONPATH=site)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "onnxruntime and onnxruntime-gpu are both installed" in done.stderr
+    assert "pip uninstall both" in done.stderr and not (project / "reports").exists()
 
 
 @pytest.mark.skipif(nvidia_driver(), reason="this machine has an NVIDIA GPU")
