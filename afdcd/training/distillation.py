@@ -37,7 +37,10 @@ class DistillationTask:
     """A student learns from labels and from a frozen teacher.
 
     The teacher stays outside the learner, in eval mode, without gradients, and stops where the objective
-    allows. Its terms are means over images, so a part of a batch counts by its number of images.
+    allows. A part of a batch (a micro-batch, a process's share) counts by its number of images: exact for
+    terms that are means over images or pixels. A term that divides by a sum over the batch (class-weighted
+    KD) or joins its images (DIST's correlations, APD's prototypes of the batch, CIRKD's relations) is taken
+    on each part instead, and the mean over parts is not quite the term of the whole batch.
     """
 
     def __init__(
