@@ -35,17 +35,17 @@ $(READY): pyproject.toml constraints.txt
 	  echo "error: $(PYTHON) is older than 3.11; name a newer one: make demo PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "error: $(PYTHON) cannot make environments; install its venv package (python3-venv)" >&2; exit 1; }
-	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(NEEDED_GB) ] || [ -d $(VENV) ] || { \
+	@free=$$(df -Pk . | awk 'NR == 2 {print int($$4 / 1048576)}'); [ "$$free" -ge $(NEEDED_GB) ] || [ -f $(READY) ] || { \
 	  echo "error: $$free GB are free here, the environment needs $(NEEDED_GB); free some disk space" >&2; exit 1; }
 	@echo "building $(VENV) (a few minutes, about 6 GB)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
-test: $(READY) ## everything but soaks and long fuzzing, with coverage of the three packages
+test: clone $(READY) ## everything but soaks and long fuzzing, with coverage of the three packages
 	python -m pytest -n auto --dist loadgroup -m "not slow" --cov --cov-report=term --cov-fail-under=85
 
-test-slow: $(READY) ## soaks, long fuzzing, all datasets and recipes
+test-slow: clone $(READY) ## soaks, long fuzzing, all datasets and recipes
 	python -m pytest -n auto --dist loadgroup -m slow
 
 lint: $(READY) ## ruff, mypy --strict, the import rules
