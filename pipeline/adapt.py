@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from afdcd.config import IGNORE_INDEX
-from afdcd.errors import UserError
 from afdcd.files import atomic_folder, write_json
 from afdcd.losses import METHODS
-from afdcd.plugins import class_constant, nearest
+from afdcd.plugins import class_constant
 from pipeline import cli, paths
-from pipeline.params import Params, load
+from pipeline.params import Params, load, named
 
 
 def main(given: list[str]) -> None:
     """Prepare RECIPE; without a first phase only a note is written, and torch is not imported."""
     (recipe,) = cli.arguments(given, "RECIPE")
     params = load()
-    if recipe not in params.distill.recipes:
-        raise UserError(f"params.yaml has no recipe {recipe!r}; {nearest(recipe, params.distill.recipes)}")
-    methods = [
-        name for name in params.distill.recipes[recipe] if class_constant(METHODS[name], "has_first_phase")
-    ]
+    chosen = named(params.distill.recipes, recipe, "recipe")
+    methods = [name for name in chosen if class_constant(METHODS[name], "has_first_phase")]
     if methods:
         _prepare(recipe, methods, params)
         return

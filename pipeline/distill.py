@@ -11,8 +11,8 @@ from afdcd.training.distillation import DistillationTask
 from afdcd.training.first_phase import FIRST_PHASE, load_first_phase
 from afdcd.training.loop import Plan
 from pipeline import cli, paths
-from pipeline.params import Params, load
-from pipeline.training import Job, Parts, hash_of, named, run_stage, seed_of, train
+from pipeline.params import Params, load, named
+from pipeline.training import Job, Parts, hash_of, run_stage, seed_of, train
 
 
 def main(given: list[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from afdcd.training.loop import Plan
 from afdcd.training.task import SupervisedTask
 from pipeline import cli, paths
-from pipeline.params import load
-from pipeline.training import Job, named, run_stage, seed_of, train
+from pipeline.params import load, named
+from pipeline.training import Job, run_stage, seed_of, train
 
 
 def main(given: list[str]) -> None:

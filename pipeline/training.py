@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from afdcd.files import disk_errors, sha256
 from afdcd.geometry import Fit
 from afdcd.models.segmenter import Segmenter, build_segmenter
 from afdcd.models.store import ModelCard, save_trained
-from afdcd.plugins import nearest
 from afdcd.training.checkpoint import RunFolder, run_key
 from afdcd.training.curve import write_curve
 from afdcd.training.distributed import World, join
@@ -37,7 +36,6 @@ from afdcd.training.validation import Validation
 from pipeline import cli, paths
 from pipeline.launch import count_threads, end_with_parent
 
-Entry = TypeVar("Entry")
 Module = TypeVar("Module", bound=nn.Module)
 
 _LOST_PEER = re.compile(r"Connection (closed|reset)|peer|Gloo|NCCL", re.IGNORECASE)
@@ -148,17 +146,6 @@ def job_key(job: Job, manifest: Manifest) -> str:
             **job.inputs,
         }
     )
-
-
-def named(catalogue: Mapping[str, Entry], name: str, kind: str) -> Entry:
-    """An entry of params by its name.
-
-    Raises:
-        UserError: there is none; the nearest name is proposed.
-    """
-    if name not in catalogue:
-        raise UserError(f"params.yaml has no {kind} {name!r}; {nearest(name, catalogue)}")
-    return catalogue[name]
 
 
 def seed_of(text: str) -> int:

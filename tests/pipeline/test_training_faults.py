@@ -1,4 +1,4 @@
-"""Bad input and a full disk through the command line of the training stages: a sentence, and nothing half-made."""
+"""Bad input and a full disk through the command line of training: a sentence, and nothing half-made."""
 
 from __future__ import annotations
 
