@@ -21,6 +21,8 @@ SPLIT = "test"
 SCORE = "score.json"
 PREDICTIONS = "predictions.npz"
 GALLERY = "gallery.npz"
+PREFIX = "map:"
+"""Before a sample's name in an archive: an image called `file` must not meet numpy's own arguments."""
 
 Maps = Mapping[str, npt.NDArray[np.uint8]]
 """Sample name -> class map at input size."""
@@ -70,7 +72,8 @@ def save(folder: Path, evaluation: Evaluation, maps_name: str) -> None:
     """Write score.json and the class maps in one step."""
     with atomic_folder(folder) as temporary:
         write_json(temporary / SCORE, evaluation.score.model_dump(mode="json"))
-        np.savez_compressed(temporary / maps_name, allow_pickle=False, **evaluation.maps)
+        maps = {PREFIX + name: class_map for name, class_map in evaluation.maps.items()}
+        np.savez_compressed(temporary / maps_name, allow_pickle=False, **maps)
 
 
 def load_maps(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
@@ -81,7 +84,7 @@ def load_maps(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name.removeprefix(PREFIX): archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run dvc repro") from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:

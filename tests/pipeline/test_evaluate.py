@@ -9,8 +9,9 @@ from PIL import Image
 
 from afdcd.errors import UserError
 from afdcd.files import read_json, sha256
+from deploy.evaluate import Evaluation, Score
 from pipeline import evaluate, paths
-from pipeline.scoring import load_maps
+from pipeline.scoring import load_maps, save
 
 
 @pytest.fixture
@@ -73,3 +74,25 @@ def test_missing_or_broken_predictions_are_named(here: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match="predictions.npz is missing"):
         evaluate.main([TARGET, "teacher"])
+
+
+def test_a_sample_may_have_any_name(tmp_path: Path) -> None:
+    score = Score(
+        classes=["road"],
+        images=1,
+        input_size=(2, 2),
+        fit="stretch",
+        miou=1.0,
+        pixel_accuracy=1.0,
+        iou={"road": 1.0},
+        agreement=None,
+        lowest_agreement=None,
+        confusion=[[4]],
+        engine=None,
+    )
+    maps = {name: np.full((2, 2), i, np.uint8) for i, name in enumerate(["file", "a/b", "map:x", "x.npy"])}
+    save(tmp_path / "scores", Evaluation(score, maps), "maps.npz")
+    loaded = load_maps(tmp_path / "scores" / "maps.npz")
+    assert {name: int(class_map[0, 0]) for name, class_map in loaded.items()} == dict(
+        zip(maps, range(4), strict=True)
+    )
