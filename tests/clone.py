@@ -57,23 +57,27 @@ class Clone:
         self.run("git", "add", ".")
         self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "state")
 
-    def run(self, *command: str, expect: int | None = 0) -> str:
-        """Run a command there; returns what it printed, fails the test on another exit status."""
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Start a command there, with all that it prints in one pipe."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder), "PATH": path}
-        done = subprocess.run(
+        return subprocess.Popen(
             command,
             cwd=self.folder,
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.folder), "PATH": path},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+
+    def run(self, *command: str, expect: int | None = 0) -> str:
+        """Run a command there; returns what it printed, fails the test on another exit status."""
+        process = self.start(*command)
+        printed, _ = process.communicate()
         if expect is not None:
-            assert (done.returncode == 0) == (expect == 0), (
-                f"{command} exited {done.returncode}\n{done.stdout}"
+            assert (process.returncode == 0) == (expect == 0), (
+                f"{command} exited {process.returncode}\n{printed}"
             )
-        return done.stdout
+        return printed
 
     def python(self, *arguments: str, expect: int | None = 0) -> str:
         """Run a module of the clone."""
