@@ -82,7 +82,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(path)
+        recover(path)
         prefix = f".{path.name}.{os.getpid()}."
         temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=path.parent))
         temporary.chmod(0o755)
@@ -101,8 +101,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(previous, ignore_errors=True)
 
 
-def _clear_leftovers(path: Path) -> None:
+def recover(path: Path) -> None:
     """Bring `path` back if a killed `atomic_folder` had moved it aside, and remove what such ones left."""
+    if not path.parent.is_dir():
+        return
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.\w+\.(tmp|old)")
     for left in sorted(path.parent.iterdir()):
         match = pattern.fullmatch(left.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afdcd.errors import UserError
-from afdcd.files import atomic_folder, sha256, write_json, write_text
+from afdcd.files import atomic_folder, recover, sha256, write_json, write_text
 from deploy.benchmark import Report
 from deploy.bundle import MANIFEST, read_manifest, verify
 from deploy.card import card
@@ -97,6 +97,7 @@ def main(given: list[str]) -> None:
         UserError: there is no passing verdict, or an engine is not what was judged.
     """
     arguments(given)
+    recover(paths.RELEASE)
     verdict = read_typed(Verdict, paths.VERDICT)
     if not verdict.passed:
         raise UserError(f"{paths.VERDICT} is no passing verdict; run dvc repro gate")

@@ -157,6 +157,17 @@ def test_with_nothing_to_release_the_last_release_stays(
     assert capsys.readouterr().out == "nothing to release on deploy.targets; models/release stays as it was\n"
 
 
+def test_a_release_that_a_killed_process_had_moved_aside_comes_back(here: Path) -> None:
+    release.main([])
+    before = tree(paths.RELEASE)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    paths.RELEASE.rename(f"models/.release.{ended.pid}.abc.old")
+    no_model()
+    release.main([])
+    assert tree(paths.RELEASE) == before
+
+
 def test_nothing_was_ever_released(here: Path) -> None:
     """DVC wants the folder to be there."""
     no_model()
