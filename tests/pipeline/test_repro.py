@@ -122,7 +122,7 @@ def test_a_comment_runs_nothing(chain: Clone) -> None:
 
 def test_code_of_the_contrast_leaves_the_kd_branch_alone(chain: Clone) -> None:
     with code_of(chain, "afdcd/losses/afdcd.py", "EDITED = 1"):
-        assert would_run(chain) == {"adapt@afdcd", "distill@narrow_r18-afdcd-0"}
+        assert would_run(chain) == {"complexity", "adapt@afdcd", "distill@narrow_r18-afdcd-0"}
 
 
 def test_a_weight_of_the_contrast_leaves_the_kd_branch_alone(chain: Clone) -> None:
@@ -168,6 +168,16 @@ def test_a_failed_gate_leaves_report_and_release_and_says_by_how_much(chain: Clo
         assert ran(chain.repro(expect=1)) == {"probe", "gate"}
     chain.repro()
     assert content(chain.folder / RELEASE) == release
+
+
+def test_a_recipe_that_does_not_fit_the_networks_stops_before_training(chain: Clone) -> None:
+    edits = {"distill.recipes.afdcd.afdcd.groups": 7, "teacher.seed": 1}
+    with params_of(chain, edits):
+        said = chain.repro(expect=1)
+        assert ran(said) == {"probe", "complexity"} and "Traceback" not in said
+        assert "error: distill.recipes.afdcd does not fit narrow_r18 and its teacher" in said
+        assert "7 groups do not divide" in said
+    assert ran(chain.repro()) == {"probe", "complexity"}
 
 
 def test_a_bad_key_stops_before_any_work(chain: Clone) -> None:
