@@ -129,12 +129,12 @@ def quantize(
         threads: CPU threads for judging.
 
     Raises:
-        UserError: no calibration images, no val images, or no candidates.
+        UserError: no calibration images or no val images.
     """
-    if not len(calibration) or not validation or not settings.candidates:
+    if not len(calibration) or not validation:
         raise UserError(
-            f"{contract.model}: INT8 needs calibration images (got {len(calibration)}), val images "
-            f"(got {len(validation)}) and candidates (got {len(settings.candidates)}); see deploy.quantize"
+            f"{contract.model}: INT8 needs calibration images (got {len(calibration)}) and val images "
+            f"(got {len(validation)}); see deploy.quantize in params.yaml and the splits of the data"
         )
     model = qdq.flatten_normalisation(onnx.load_from_string(exported[CLASS_MAP]))
     logits = onnx.load_from_string(exported[LOGITS]).graph.output[0]
