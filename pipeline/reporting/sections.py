@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
-from afdcd.files import sha256
 from deploy.gates import Judgement, Verdict
-from pipeline import paths
+from pipeline.params import Params
 from pipeline.provenance import git_state
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import embed, embed_map
@@ -171,7 +172,7 @@ def provenance(results: Results) -> dict[str, Any]:
         "hardware": list(_flat(results.hardware, skip=("versions",))),
         "provenance": [
             ("commit", commit),
-            ("params.yaml", f"sha256 {sha256(results.root / paths.PARAMS)[:16]}"),
+            ("settings", f"sha256 {_digest(params)}, of params.yaml without runtime"),
             ("data set", f"{info.name}: {splits}"),
             ("manifest", f"sha256 {results.data.sha256[:16]}"),
             ("licence of the data", info.licence),
@@ -184,6 +185,12 @@ def provenance(results: Results) -> dict[str, Any]:
             "reports/gates.json. A repeated run on another machine measures anew."
         ),
     }
+
+
+def _digest(params: Params) -> str:
+    """A hash of all settings that a result depends on."""
+    text = json.dumps(params.model_dump(mode="json", exclude={"runtime"}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _flat(
