@@ -62,6 +62,17 @@ def assert_equal_forms(
     torch.testing.assert_close(
         narrow_gradient.to(D), expected_gradient, rtol=1e-5, atol=1e-5 * largest + 1e-6 * unit
     )
+    assert_wide_under_autocast(ours, student.detach(), teacher.detach())
+
+
+def assert_wide_under_autocast(loss: Loss, student: Tensor, teacher: Tensor) -> None:
+    """Autocast changes no bit of a value, and half precision ends at the loss's door."""
+    for width in (torch.float64, torch.float32, torch.bfloat16):
+        s, t = student.to(width), teacher.to(width)
+        plain = loss(s, t) if width != torch.bfloat16 else loss(s.float(), t.float())
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = loss(s, t)
+        assert cast.dtype == plain.dtype and cast.equal(plain)
 
 
 def assert_gradcheck(loss: Loss, student: Tensor, teacher: Tensor) -> None:
