@@ -85,6 +85,13 @@ class ScheduleConfig(Config):
     optimiser: OptimiserConfig
 
 
+class ScheduleOverride(Config):
+    """How long the students of one recipe are trained; None keeps what all share."""
+
+    iterations: Count
+    validate_every: Count | None = None
+
+
 class AugmentConfig(Config):
     """Random scale, crop, horizontal flip and photometric jitter of a training sample."""
 
@@ -128,5 +135,8 @@ class RuntimeConfig(Config):
 MethodOptions = dict[str, Any]
 """`{"weights": {term: weight}, **options}` of one method; options are its constructor's keywords."""
 
-Recipe = dict[str, MethodOptions]
-"""A recipe: method name -> its options, for instance `{"kd": {...}, "afdcd": {...}}`."""
+Recipe = dict[str, Any]
+"""A recipe: method name -> `MethodOptions`, for instance `{"kd": {...}, "afdcd": {...}}`.
+
+Beside methods stand the keys that `afdcd.losses.recipe.RESERVED` names; one without methods trains on labels.
+"""

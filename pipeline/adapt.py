@@ -5,6 +5,7 @@ from __future__ import annotations
 from afdcd.config import IGNORE_INDEX
 from afdcd.files import atomic_folder, write_json
 from afdcd.losses import METHODS
+from afdcd.losses.recipe import methods_of
 from afdcd.plugins import class_constant
 from pipeline import cli, paths
 from pipeline.params import Params, load, named
@@ -14,7 +15,7 @@ def main(given: list[str]) -> None:
     """Prepare RECIPE; without a first phase only a note is written, and torch is not imported."""
     (recipe,) = cli.arguments(given, "RECIPE")
     params = load()
-    chosen = named(params.distill.recipes, recipe, "recipe")
+    chosen = methods_of(named(params.distill.recipes, recipe, "recipe"))
     methods = [name for name in chosen if class_constant(METHODS[name], "has_first_phase")]
     if methods:
         _prepare(recipe, methods, params)

@@ -16,10 +16,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from afdcd.config import ModelConfig, ScheduleConfig
+from afdcd.config import MethodOptions, ModelConfig, Recipe, ScheduleConfig
 from afdcd.data.sources import SOURCES
 from afdcd.errors import UserError
-from afdcd.losses.recipe import check_recipe
+from afdcd.losses.recipe import check_recipe, methods_of
 from afdcd.models.heads import HEADS
 from afdcd.models.names import check_backbone
 from afdcd.plugins import checked_options, nearest, require_known
@@ -156,12 +156,17 @@ def _recipes(params: Params) -> Iterator[str]:
         recipe = params.distill.recipes[name]
         yield from _refusal(check_recipe, recipe, f"distill.recipes.{name}")
         if params.train.practice.class_weights == "none":
-            for method, options in recipe.items():
+            for method, options in _methods(recipe):
                 if options.get("class_weighted"):
                     yield (
                         f"distill.recipes.{name}.{method}.class_weighted: true is not possible with "
                         "train.practice.class_weights none; set one of the two"
                     )
+
+
+def _methods(recipe: Recipe) -> list[tuple[str, MethodOptions]]:
+    """A recipe's methods, but for those that hold no options at all, which `check_recipe` refuses."""
+    return [(name, options) for name, options in methods_of(recipe).items() if isinstance(options, dict)]
 
 
 def _runtime(params: Params) -> Iterator[str]:
@@ -205,7 +210,7 @@ def _patches(params: Params) -> Iterator[str]:
     crop = params.train.practice.augment.crop
     stride = max(model.output_stride for _, model in _models(params))
     for name in params.distill.run:
-        for method, options in params.distill.recipes[name].items():
+        for method, options in _methods(params.distill.recipes[name]):
             pool, patch = options.get("pool"), options.get("patch_size")
             if not (isinstance(pool, int) and isinstance(patch, int) and pool > 0):
                 continue

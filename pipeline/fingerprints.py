@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from afdcd.files import atomic_folder, sha256
+from afdcd.losses.recipe import methods_of
 from pipeline.imports import Sources
 from pipeline.params import Params
 
@@ -61,7 +62,9 @@ def stages(params: Params) -> dict[str, tuple[str, Choice]]:
     """Fingerprint (path without suffix) -> the stage's entry module and its plug-ins."""
     plain = ("train_student", "report", "gate", "release")
     found = {name: (f"pipeline.{name}", _chosen(params)) for name in plain}
-    methods = {method for recipe in params.distill.run for method in params.distill.recipes[recipe]}
+    methods = {
+        method for recipe in params.distill.run for method in methods_of(params.distill.recipes[recipe])
+    }
     heads = {network.head for network in (params.teacher.model, *params.students.values())}
     found["complexity"] = ("pipeline.complexity", _chosen(params, methods=methods, heads=heads))
     found["prepare"] = ("pipeline.prepare", _chosen(params, source=True))
@@ -69,7 +72,7 @@ def stages(params: Params) -> dict[str, tuple[str, Choice]]:
     for name in ("export", "reference"):
         found[name] = (f"pipeline.{name}", _chosen(params, backends=EXPORT_BACKENDS))
     for recipe in params.distill.run:
-        choice = _chosen(params, methods=params.distill.recipes[recipe])
+        choice = _chosen(params, methods=methods_of(params.distill.recipes[recipe]))
         found |= {f"{stage}/{recipe}": (f"pipeline.{stage}", choice) for stage in ("adapt", "distill")}
     for target in params.deploy.targets:
         choice = _chosen(params, backends=[params.deploy.specs[target].backend])

@@ -7,12 +7,15 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, create_model
 
-from afdcd.config import Config, Recipe
+from afdcd.config import Config, MethodOptions, Recipe, ScheduleConfig, ScheduleOverride
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
 from afdcd.plugins import checked_options, class_constant, require_known, validated
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+RESERVED = ("schedule",)
+"""Keys of a recipe that are no methods; no method may be called so."""
 
 
 class CheckedMethod(NamedTuple):
@@ -23,22 +26,33 @@ class CheckedMethod(NamedTuple):
     options: dict[str, Any]
 
 
+def methods_of(recipe: Recipe) -> dict[str, MethodOptions]:
+    """The methods of a recipe, unchecked, without its reserved keys."""
+    return {name: options for name, options in recipe.items() if name not in RESERVED}
+
+
 def check_recipe(recipe: Recipe, where: str) -> dict[str, CheckedMethod]:
     """Method name -> its checked settings; a term that `weights` leaves out has no weight.
 
+    A recipe without methods is a student that learns from labels alone.
+
     Args:
-        recipe: method name -> {"weights": {term: weight}, **options}.
+        recipe: method name -> {"weights": {term: weight}, **options}, and reserved keys, checked too.
         where: the recipe's place, for complaints; for instance "distill.recipes.kd".
 
     Raises:
         UserError: an unknown method, term or option, a missing option, an impossible value, or a term
             that belongs to two methods.
     """
+    schedule_override(recipe, where)
     checked: dict[str, CheckedMethod] = {}
     owner: dict[str, str] = {}
-    for name, settings in recipe.items():
+    known = METHODS | dict.fromkeys(RESERVED, "")
+    for name, settings in methods_of(recipe).items():
         place = f"{where}.{name}"
-        target = require_known(METHODS, name, f"distillation method in {where}:")
+        target = require_known(known, name, f"distillation method in {where}:")
+        if not isinstance(settings, Mapping):
+            raise UserError(f"{place} must hold the method's weights and options, not {settings!r}")
         options = dict(settings)
         weights = _check_weights(class_constant(target, "terms"), options.pop("weights", None), place)
         options = checked_options(target, options, place)
@@ -48,6 +62,32 @@ def check_recipe(recipe: Recipe, where: str) -> dict[str, CheckedMethod]:
             owner[term] = name
         checked[name] = CheckedMethod(target, weights, options)
     return checked
+
+
+def schedule_override(recipe: Recipe, where: str) -> ScheduleOverride | None:
+    """How long a recipe wants its students trained; None where it leaves that to all.
+
+    Raises:
+        UserError: an unknown key or an impossible value of its `schedule`.
+    """
+    if "schedule" not in recipe:
+        return None
+    given, place = recipe["schedule"], f"{where}.schedule"
+    if not isinstance(given, Mapping):
+        raise UserError(f"{place} must hold iterations and, if need be, validate_every, not {given!r}")
+    return ScheduleOverride(**validated(ScheduleOverride, given, place))
+
+
+def recipe_schedule(recipe: Recipe, shared: ScheduleConfig, where: str) -> ScheduleConfig:
+    """The schedule of a recipe's students: the shared one, but for what the recipe overrides.
+
+    Raises:
+        UserError: an unknown key or an impossible value of its `schedule`.
+    """
+    override = schedule_override(recipe, where)
+    if override is None:
+        return shared
+    return shared.model_copy(update=override.model_dump(exclude_none=True))
 
 
 def _check_weights(terms: tuple[str, ...], weights: Any, place: str) -> dict[str, float]:

@@ -102,6 +102,16 @@ def test_options_of_methods_are_those_of_their_constructors(
     assert "'kdd'" in line and "did you mean 'kd'?" in line
 
 
+def test_reserved_keys_of_recipes(project: Path, edited: Edited) -> None:
+    schedule = {"schedule": {"iterations": 60}}
+    checks.check(params.parse(edited({"distill.recipes.kd": schedule})))
+    checks.check(params.parse(edited({"distill.recipes.kd": {}})))
+    checks.check(params.parse(edited({"distill.recipes.afdcd.schedule": {"iterations": 60}})))
+    line = complaint(edited({"distill.recipes.kd": {"schedule": {"iterations": 0}}}))
+    assert "distill.recipes.kd.schedule.iterations = 0" in line
+    assert "distill.recipes.kd.kd must hold" in complaint(edited({"distill.recipes.kd": {"kd": 2.0}}))
+
+
 def test_a_recipe_that_does_not_run_may_hold_anything(project: Path, edited: Edited) -> None:
     checks.check(params.parse(edited({"distill.recipes.later": {"planned": {"weights": {}}}})))
 

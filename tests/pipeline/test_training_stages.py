@@ -127,6 +127,43 @@ def test_the_seed_decides(params: dict[str, Any]) -> None:
     assert weights("tiny_alone_0") == first
 
 
+def add_recipe(params: dict[str, Any], name: str, recipe: dict[str, Any]) -> None:
+    """One more recipe, with a fingerprint as probe writes it."""
+    params["distill"]["run"].append(name)
+    params["distill"]["recipes"][name] = recipe
+    for stage in ("adapt", "distill"):
+        (paths.FINGERPRINTS / stage / f"{name}.json").write_text("{}")
+
+
+def test_a_recipe_without_methods_is_the_control_at_its_own_length(params: dict[str, Any]) -> None:
+    """There is no teacher at all, so that none can be read."""
+    no_weight = tiny.RECIPES["kd"]["kd"] | {"weights": {"kd": 0.0}}
+    add_recipe(params, "short", {"schedule": {"iterations": 5, "validate_every": 2}})
+    add_recipe(params, "weightless", {"schedule": {"iterations": 5, "validate_every": 2}, "kd": no_weight})
+    write(params)
+    for recipe in ("short", "weightless"):
+        adapt.main([recipe])
+        distill.main(["tiny", recipe, "0"])
+    assert [row["iteration"] for row in curve("tiny_short_0") if row["val_miou"]] == ["2", "4", "5"]
+    assert card("tiny_short_0")["iterations"] == 5
+
+    params["train"]["schedule"] |= {"iterations": 5, "validate_every": 2}
+    write(params)
+    train_student.main(["tiny", "0"])
+    assert weights("tiny_alone_0") == weights("tiny_short_0") == weights("tiny_weightless_0")
+    assert not paths.trained("teacher").exists()
+
+
+def test_a_recipe_may_train_longer_than_the_others(taught: dict[str, Any]) -> None:
+    add_recipe(taught, "longer", tiny.RECIPES["kd"] | {"schedule": {"iterations": 11}})
+    write(taught)
+    adapt.main(["longer"])
+    distill.main(["tiny", "longer", "0"])
+    rows = curve("tiny_longer_0")
+    assert [row["iteration"] for row in rows if row["val_miou"]] == ["4", "8", "11"]
+    assert rows[-1]["kd"] and card("tiny_longer_0")["iterations"] == 11
+
+
 def test_killed_in_the_middle_it_goes_on_bit_for_bit_with_other_workers(taught: dict[str, Any]) -> None:
     taught["train"]["schedule"] = tiny.SCHEDULE | LONG
     write(taught)
@@ -294,6 +331,8 @@ def test_the_key_holds_all_that_the_stage_depends_on_and_no_more(taught: dict[st
     taught["train"]["practice"] = tiny.PRACTICE | {"precision": "bf16"}
     keys.append(key(taught))
     taught["distill"]["recipes"]["kd"]["kd"] = tiny.RECIPES["kd"]["kd"] | {"temperature": 3.0}
+    keys.append(key(taught))
+    taught["distill"]["recipes"]["kd"]["schedule"] = {"iterations": 9}
     keys.append(key(taught))
     taught["deploy"]["export"]["input_size"] = [48, 64]
     keys.append(key(taught))

@@ -5,10 +5,11 @@ import sys
 from typing import Any
 
 import pytest
+import tiny
 
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
-from afdcd.losses.recipe import check_recipe
+from afdcd.losses.recipe import RESERVED, check_recipe, methods_of, recipe_schedule
 
 KD: dict[str, Any] = {"weights": {"kd": 2.0}, "temperature": 1, "reduction": "pixel", "class_weighted": False}
 
@@ -29,6 +30,16 @@ def test_terms_of_weight_zero_are_not_listed() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
+        ({"kd": 2.0}, r"here\.kd must hold the method's weights and options, not 2\.0"),
+        ({"shedule": {}}, "method in here: 'shedule'; did you mean 'schedule'"),
+        ({"schedule": 60}, r"here\.schedule must hold iterations and, if need be, validate_every, not 60"),
+        ({"schedule": {}}, r"here\.schedule\.iterations is missing"),
+        ({"schedule": {"iterations": 0}}, r"here\.schedule\.iterations = 0: .*greater than or equal to 1"),
+        ({"schedule": {"iterations": 2.5}}, r"here\.schedule\.iterations = 2\.5"),
+        (
+            {"kd": KD, "schedule": {"iterations": 9, "validate_evry": 3}},
+            r"here\.schedule: unknown key 'validate_evry'; did you mean 'validate_every'",
+        ),
         ({"kdd": KD}, "method in here: 'kdd'; did you mean 'kd'"),
         ({"kd": {**KD, "temprature": 1}}, r"here\.kd: unknown key 'temprature'; did you mean 'temperature'"),
         ({"kd": {**KD, "temperature": 0}}, r"here\.kd\.temperature = 0: .*greater than 0"),
@@ -45,6 +56,25 @@ def test_terms_of_weight_zero_are_not_listed() -> None:
 def test_refusals_name_the_place_and_the_remedy(recipe: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_recipe(recipe, "here")
+
+
+def test_reserved_keys_are_no_methods() -> None:
+    assert not set(RESERVED) & set(METHODS)
+    recipe = {"schedule": {"iterations": 6}, "kd": KD}
+    assert list(check_recipe(recipe, "here")) == list(methods_of(recipe)) == ["kd"]
+
+
+def test_a_recipe_without_methods_has_no_terms() -> None:
+    assert check_recipe({}, "here") == check_recipe({"schedule": {"iterations": 6}}, "here") == {}
+
+
+def test_a_schedule_overrides_what_it_names_and_no_more() -> None:
+    shared = tiny.schedule()
+    assert recipe_schedule({"kd": KD}, shared, "here") is shared
+    longer = recipe_schedule({"kd": KD, "schedule": {"iterations": 60}}, shared, "here")
+    assert longer == shared.model_copy(update={"iterations": 60}) and longer != shared
+    both = recipe_schedule({"schedule": {"iterations": 60, "validate_every": 30}}, shared, "here")
+    assert both == longer.model_copy(update={"validate_every": 30})
 
 
 def test_a_term_of_two_methods_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
