@@ -39,7 +39,8 @@ def omni_contrast(
     of `patch_size`^2 cells times `groups` contiguous channel groups. Each such vector of the student is
     pulled to the teacher's at the same place and pushed from those of other groups in the same patch
     ("cross_group", as released) or from all others ("all", as the paper's figure shows). The sum over
-    anchors is divided by the number of cells, B H' W', not by the number of groups.
+    anchors is divided by the number of cells, B H' W', not by the number of groups. In float32 an anchor
+    keeps about 1e-7 of 1 + distance / temperature, near a perfect student too.
 
     Args:
         student: (B, C, H, W), in the method the generator's guess.
@@ -72,7 +73,7 @@ def channel_contrast(
 ) -> Tensor:
     """Contrast of the channel groups of each pixel (Af-DCD, channel contrasting).
 
-    The omni-contrast with patches of one cell and no pooling; the sum is divided by B H W.
+    The omni-contrast with patches of one cell and no pooling, and its rounding; the sum is divided by B H W.
 
     Args:
         student: (B, C, H, W).
@@ -98,7 +99,7 @@ def spatial_contrast(
 ) -> Tensor:
     """Contrast of each pixel's whole vector with all pixels of its image (Af-DCD, spatial contrasting).
 
-    The sum over anchors is divided by their number, B H' W' after pooling.
+    The sum over anchors is divided by their number, B H' W' after pooling; rounding as in the omni-contrast.
 
     Args:
         student: (B, C, H, W).

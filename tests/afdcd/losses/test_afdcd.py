@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from contracts.forms import maps
+from contracts.forms import D, maps
+from contracts.guess import naive_guess
 from contracts.method import BATCH, CLASSES, STUDENT, TEACHER, MethodContract, output, target
 
 from afdcd.errors import UserError
@@ -15,8 +16,8 @@ from afdcd.losses.afdcd import (
     omni_contrast,
     spatial_contrast,
 )
-from afdcd.losses.method import Context
-from afdcd.models.output import ChannelSpec
+from afdcd.losses.method import Context, Target
+from afdcd.models.output import ChannelSpec, SegOutput
 
 
 def test_half_precision_maps_are_compared_wide() -> None:
@@ -61,18 +62,90 @@ def test_other_refusals() -> None:
         masked_feature_loss(maps, maps[..., :15])
 
 
+@pytest.mark.parametrize("loss", [omni_contrast, channel_contrast, spatial_contrast, masked_feature_loss])
+def test_maps_that_differ_are_refused_with_both_shapes(loss: Any) -> None:
+    student = torch.zeros(2, 16, 16, 16)
+    for other in ((2, 16, 16, 15), (2, 15, 16, 16), (1, 16, 16, 16)):
+        with pytest.raises(UserError, match=r"student's map is \(2, 16, 16, 16\), the teacher's \(") as error:
+            loss(student, torch.zeros(other))
+        assert str(other) in str(error.value)
+
+
+OPTIONS: dict[str, Any] = {
+    "mask_ratio": 0.5,
+    "pool": 1,
+    "patch_size": 2,
+    "groups": 4,
+    "temperature": 1.0,
+    "distance": "l1",
+    "negatives": "cross_group",
+    "reduction": "sum",
+}
+OTHERS: dict[str, Any] = {
+    "mask_ratio": 0.75,
+    "pool": 2,
+    "patch_size": 1,
+    "groups": 2,
+    "temperature": 0.3,
+    "distance": "l2",
+    "negatives": "all",
+    "reduction": "mean",
+}
+
+
+def build(student: int, options: dict[str, Any]) -> AfDCD:
+    torch.manual_seed(student)
+    specs = [ChannelSpec((2, width), 1, 3) for width in (student, 4)]
+    return AfDCD(Context(*specs, 255, None), **options).to(D)
+
+
+def run(method: AfDCD, student: Any, teacher: Any, keys: Any) -> dict[str, Any]:
+    outputs = [SegOutput(None, (x[:, :1], x), None, None) for x in (student, teacher)]
+    return method(*outputs, Target(torch.zeros(len(student), 64, 64), keys))
+
+
+@pytest.mark.parametrize("options", [OPTIONS, OTHERS])
+@pytest.mark.parametrize("width", [3, 4, 5])
+def test_the_terms_are_the_functions_of_one_guess_with_every_option(
+    width: int, options: dict[str, Any]
+) -> None:
+    method, keys = build(width, options), torch.tensor([7, 9])
+    student, teacher = maps((2, width, 5, 4), (2, 4, 5, 4), seed=1)
+    student.requires_grad_()
+    guess = naive_guess(dict(method.generator.named_parameters()), student, keys, options["mask_ratio"])
+    contrast = {k: v for k, v in options.items() if k not in ("mask_ratio", "reduction")}
+    expected = {
+        "masked_feature": masked_feature_loss(guess, teacher, reduction=options["reduction"]),
+        "omni_contrast": omni_contrast(guess, teacher, **contrast),
+    }
+    terms = run(method, student, teacher, keys)
+    assert list(terms) == list(expected)
+    leaves = [student, *method.parameters()]
+    for name in expected:
+        torch.testing.assert_close(terms[name], expected[name], rtol=1e-10, atol=1e-12)
+        gradients = [torch.autograd.grad(x[name], leaves, retain_graph=True) for x in (terms, expected)]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10 * other.abs().max().item() + 1e-14)
+    with torch.no_grad():
+        narrow = run(method.float(), student.float(), teacher.float(), keys)
+    assert [x.item() for x in narrow.values()] == pytest.approx([x.item() for x in terms.values()], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, OTHERS])
+def test_gradcheck_through_the_module(options: dict[str, Any]) -> None:
+    method, keys = build(3, options), torch.tensor([3])
+    student, teacher = maps((1, 3, 2, 3), (1, 4, 2, 3), seed=2)
+    weights = method.generator.second.bias
+
+    def terms(x: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(run(method, x, teacher, keys).values())
+
+    assert torch.autograd.gradcheck(terms, (student.requires_grad_(), weights))
+
+
 class TestContract(MethodContract):
     name: ClassVar[str] = "afdcd"
-    options: ClassVar[dict[str, Any]] = {
-        "mask_ratio": 0.5,
-        "pool": 1,
-        "patch_size": 2,
-        "groups": 4,
-        "temperature": 1.0,
-        "distance": "l1",
-        "negatives": "cross_group",
-        "reduction": "sum",
-    }
+    options: ClassVar[dict[str, Any]] = OPTIONS
     falling: ClassVar[tuple[str, ...]] = ("masked_feature", "omni_contrast")
 
     def test_masks_follow_the_keys(self) -> None:

@@ -181,13 +181,16 @@ def test_masked_feature_loss_of_a_zero_guess() -> None:
 
 def test_hand_values() -> None:
     zeros = torch.zeros(2, 32, 16, 16, dtype=D)
-    assert omni_contrast(zeros, zeros).item() == pytest.approx(87.756750936, abs=1e-9)
+    for temperature in (0.07, 2.0):
+        value = omni_contrast(zeros, zeros, temperature=temperature)
+        assert value.item() == pytest.approx(87.756750936, abs=1e-9)
     assert omni_contrast(zeros, zeros, negatives="all").item() == pytest.approx(88.722839111, abs=1e-9)
     student, teacher = maps((1, 4, 8, 8), (1, 4, 8, 8))
     assert omni_contrast(student, teacher, pool=2, groups=1).item() == 0
     cell = torch.tensor([1.0, 0.0], dtype=D).view(1, 2, 1, 1)
     one = omni_contrast(cell, cell, pool=1, patch_size=1, groups=2, temperature=1.0)
     assert one.item() == pytest.approx(0.626523375, abs=1e-9)
+    assert channel_contrast(cell, cell, groups=2, temperature=1.0).item() == one.item()
     pixels = torch.tensor([[1.0, 2.0], [0.0, 0.0]], dtype=D).view(1, 2, 1, 2)
     value = spatial_contrast(pixels, pixels, pool=1, temperature=1.0)
     assert value.item() == pytest.approx(0.313261688, abs=1e-9)

@@ -4,15 +4,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from contracts.forms import D, maps
+from contracts.guess import naive_guess
 from contracts.method import BATCH, TEACHER, MethodContract, output, target
 from torch import Tensor
 
 from afdcd.losses.method import Context, Target
 from afdcd.losses.mgd import MGD
-from afdcd.losses.randomness import uniform
 from afdcd.models.output import ChannelSpec, SegOutput
-
-D = torch.float64
 
 
 def build(student: int, teacher: int, mask_ratio: float, reduction: Any = "sum") -> MGD:
@@ -25,42 +24,13 @@ def of_features(features: Tensor) -> SegOutput:
     return SegOutput(None, (features[:, :1], features), None, None)
 
 
-def naive_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolution of odd width with zeros around, one output value after the other."""
-    outputs, reach = weight.shape[0], weight.shape[-1] // 2
-    batch, _, height, width = x.shape
-    result = torch.zeros(batch, outputs, height, width, dtype=x.dtype)
-    for b in range(batch):
-        for y in range(height):
-            for z in range(width):
-                value = bias.clone()
-                for dy in range(-reach, reach + 1):
-                    for dz in range(-reach, reach + 1):
-                        if 0 <= y + dy < height and 0 <= z + dz < width:
-                            value = value + weight[:, :, dy + reach, dz + reach] @ x[b, :, y + dy, z + dz]
-                result[b, :, y, z] = value
-    return result
-
-
-def naive(method: MGD, student: Tensor, teacher: Tensor, keys: Tensor) -> float:
-    """Align, drop the cells whose number is below the ratio, convolve twice, add up all squared errors."""
-    state = {name: value.detach().to(D) for name, value in method.generator.state_dict().items()}
-    if "align.weight" in state:
-        student = naive_convolution(student, state["align.weight"], state["align.bias"])
-    batch, _, height, width = student.shape
-    drawn = uniform(keys, height * width)
-    dropped = student.clone()
-    for b in range(batch):
-        for y in range(height):
-            for x in range(width):
-                if drawn[b, y * width + x] < method.mask_ratio:
-                    dropped[b, :, y, x] = 0
-    hidden = naive_convolution(dropped, state["first.weight"], state["first.bias"]).clamp_min(0)
-    guess = naive_convolution(hidden, state["second.weight"], state["second.bias"])
-    total = sum(
-        (g - t) ** 2 for g, t in zip(guess.flatten().tolist(), teacher.flatten().tolist(), strict=True)
-    )
-    return total / (batch if method.reduction == "sum" else guess.numel())
+def naive(method: MGD, student: Tensor, teacher: Tensor, keys: Tensor) -> Tensor:
+    """The guess by loops, and all its squared errors added up."""
+    guess = naive_guess(dict(method.generator.named_parameters()), student, keys, method.mask_ratio)
+    total = torch.zeros((), dtype=guess.dtype)
+    for g, t in zip(guess.flatten(), teacher.flatten(), strict=True):
+        total = total + (g - t) ** 2
+    return total / (len(guess) if method.reduction == "sum" else guess.numel())
 
 
 @pytest.mark.parametrize(
@@ -77,16 +47,29 @@ def naive(method: MGD, student: Tensor, teacher: Tensor, keys: Tensor) -> float:
 def test_equals_the_loops(
     student: int, teacher: int, batch: int, size: tuple[int, int], ratio: float, reduction: Any
 ) -> None:
-    method = build(student, teacher, ratio, reduction)
-    given, wanted = torch.randn(batch, student, *size, dtype=D), torch.randn(batch, teacher, *size, dtype=D)
+    method = build(student, teacher, ratio, reduction).to(D)
+    given, wanted = maps((batch, student, *size), (batch, teacher, *size), seed=student)
     keys = torch.arange(7, 7 + batch)
-    expected = naive(method, given, wanted, keys)
-    for dtype, tolerance in ((torch.float32, 1e-5), (D, 1e-10)):
-        term = method.to(dtype)(
-            of_features(given.to(dtype)), of_features(wanted.to(dtype)), Target(torch.zeros(0), keys)
-        )
-        assert term["masked_generation"].dtype == dtype
-        assert term["masked_generation"].item() == pytest.approx(expected, rel=tolerance)
+
+    def ours(s: Tensor, t: Tensor) -> Tensor:
+        term: Tensor = method.to(s.dtype)(of_features(s), of_features(t), Target(torch.zeros(0), keys))[
+            "masked_generation"
+        ]
+        return term
+
+    def loops(s: Tensor, t: Tensor) -> Tensor:
+        return naive(method, s, t, keys)
+
+    expected = loops(given.requires_grad_(), wanted)
+    expected_gradients = torch.autograd.grad(expected, [given, *method.parameters()])
+    for dtype, tolerance in ((D, 1e-10), (torch.float32, 1e-5)):
+        narrow = given.detach().to(dtype).requires_grad_()
+        value = ours(narrow, wanted.to(dtype))
+        assert value.dtype == dtype and value.item() == pytest.approx(expected.item(), rel=tolerance)
+        gradients = torch.autograd.grad(value, [narrow, *method.parameters()])
+        for one, other in zip(gradients, expected_gradients, strict=True):
+            largest = other.abs().max().item()
+            torch.testing.assert_close(one.to(D), other, rtol=tolerance, atol=tolerance * (largest + 1e-4))
 
 
 def test_gradcheck_and_no_gradient_to_the_teacher() -> None:
@@ -99,7 +82,7 @@ def test_gradcheck_and_no_gradient_to_the_teacher() -> None:
         value: Tensor = method(of_features(x), of_features(teacher), here)["masked_generation"]
         return value
 
-    assert torch.autograd.gradcheck(loss, student)
+    assert torch.autograd.gradcheck(lambda x, *_: loss(x), (student, *method.parameters()))
     loss(student).backward()
     assert teacher.grad is None and all(p.grad is not None for p in method.parameters())
 
