@@ -85,6 +85,10 @@ class ScheduleConfig(Config):
     optimiser: OptimiserConfig
 
 
+Resize = Literal["none", "teacher_to_student"]
+"""What a recipe does with teacher maps of another size than the student's: refuse, or resize them."""
+
+
 class ScheduleOverride(Config):
     """How long the students of one recipe are trained; None keeps what all share."""
 
@@ -120,6 +124,9 @@ class PracticeConfig(Config):
 class RuntimeConfig(Config):
     """Speed; no stage tracks it. Processes and threads change results by a little all the same.
 
+    `processes` are those of each of the `nodes` (machines), which meet at `rendezvous`, "host:port" of one
+    of them. After a process was killed all start again from the last checkpoint, `restarts` times at most.
+
     `workers` changes nothing. `threads` changes the order of sums, so their rounding. Several `processes`
     train on the same global batch, but each has its own dropout and, without `sync_bn`, batch statistics of
     its own share; terms that divide by a sum over the batch are divided on each share. `device` changes the
@@ -128,6 +135,9 @@ class RuntimeConfig(Config):
 
     device: Literal["auto", "cpu", "cuda"]
     processes: Count | Literal["auto"]
+    nodes: Count
+    rendezvous: Annotated[str, Field(pattern=r"^([\w.-]+|\[[0-9A-Fa-f:]+\]):[1-9]\d{0,4}$")] | None
+    restarts: Annotated[int, Field(ge=0)]
     workers: Annotated[int, Field(ge=0)]
     threads: Count | Literal["auto"]
 

@@ -21,8 +21,8 @@ def gpus(tmp_path: Path) -> Path:
 
 
 def runtime(**changes: object) -> RuntimeConfig:
-    values = {"device": "auto", "processes": "auto", "workers": 0, "threads": "auto"}
-    return RuntimeConfig.model_validate(values | changes)
+    values = {"device": "auto", "processes": "auto", "nodes": 1, "rendezvous": None, "restarts": 3}
+    return RuntimeConfig.model_validate(values | {"workers": 0, "threads": "auto"} | changes)
 
 
 @pytest.mark.parametrize(
