@@ -103,7 +103,7 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
             stack.enter_context(folder.owned())
         iterations = job.plan.schedule.iterations
         display = stack.enter_context(progress(job.name, iterations, shown=world.leads))
-        task = make_task(_parts(job, manifest, world))
+        task = make_task(make_parts(job, manifest, world))
         outcome = Training(
             task,
             job.plan,
@@ -202,8 +202,8 @@ def validation(job: Job, manifest: Manifest, world: World, *, bf16: bool | None 
     )
 
 
-def _parts(job: Job, manifest: Manifest, world: World) -> Parts:
-    """The student comes first after seeding, so that one seed gives all recipes the same start.
+def make_parts(job: Job, manifest: Manifest, world: World) -> Parts:
+    """What a job's task is made of; one seed gives the students of all recipes the same start.
 
     Raises:
         UserError: batch statistics of several processes on CPUs, which torch has not.
