@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
 from afdcd.losses.method import Context, Target
 from afdcd.losses.objective import Objective, build_objective
-from afdcd.models.output import ChannelSpec, SegOutput
+from afdcd.models.output import ChannelSpec, SegOutput, Stop
 from afdcd.plugins import class_constant, constructor_model, resolve
 
 BATCH, CLASSES, SIZE, STRIDE = 2, 3, (6, 8), 8
@@ -58,11 +59,28 @@ def target(seed: int = 0) -> Target:
     return Target(labels, torch.arange(10, 10 + BATCH))
 
 
+def cut(values: SegOutput, stop: Stop) -> SegOutput:
+    """What a forward pass that ends at `stop` returns."""
+    past = {"features": ("logits", "head_features"), "head_features": ("logits",), "logits": ()}[stop]
+    return values._replace(**dict.fromkeys(past))
+
+
+def labels_of(first: int | None, second: int | None) -> Tensor:
+    """The usual labels, where an image given a label holds no other."""
+    labels = target().labels
+    for image, label in enumerate((first, second)):
+        if label is not None:
+            labels[image] = label
+    return labels
+
+
 class MethodContract:
     name: ClassVar[str]
     options: ClassVar[dict[str, Any]]
     falling: ClassVar[tuple[str, ...]]
-    """Terms that 20 steps on one batch must lower."""
+    """Terms that 20 steps on one batch must lower: all but those of `moving`."""
+    moving: ClassVar[tuple[str, ...]] = ()
+    """Terms whose aim moves with each step: an opponent's, a queue's."""
     additive: ClassVar[bool] = True
     """The mean over single images is the value of the batch, for all terms."""
     label_free: ClassVar[bool] = True
@@ -129,6 +147,10 @@ class MethodContract:
         expected = sum((0.5 + i) * values[term].item() for i, term in enumerate(terms))
         assert objective.total(values).item() == pytest.approx(expected, rel=1e-6)
 
+    def test_every_term_must_fall_unless_its_aim_moves(self) -> None:
+        assert {*self.falling, *self.moving} == set(class_constant(METHODS[self.name], "terms"))
+        assert set(self.moving) <= {"adversarial", "memory_pixel", "memory_region"}
+
     def test_each_term_falls(self, student_channels: ChannelSpec) -> None:
         for term in self.falling:
             objective = self.build(student_channels, {term: 1.0})
@@ -157,31 +179,71 @@ class MethodContract:
             teacher = mapped(output(TEACHER, 2), lambda x: (20 * x).bfloat16())
             terms = objective(half, teacher, target())
             side = objective.side_losses(half, teacher, target())
-        objective.total(terms).backward()
+        (objective.total(terms) + sum(side.values())).backward()
         every = [*terms.values(), *side.values()]
         assert all(value.dtype == torch.float32 and value.isfinite() for value in every)
-        assert all(value.grad.isfinite().all() for value in tensors(half) if value.grad is not None)
+        self.assert_finite_gradients(half, objective)
 
-    def test_zero_features_are_finite(self) -> None:
-        objective = self.build()
-        student = mapped(output(STUDENT, 1), lambda x: torch.zeros_like(x, requires_grad=True))
-        terms = objective(student, mapped(output(TEACHER, 2), torch.zeros_like), target())
-        objective.total(terms).backward()
-        assert all(value.isfinite() for value in terms.values())
-        assert all(value.grad.isfinite().all() for value in tensors(student) if value.grad is not None)
-        assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())
+    def assert_finite_gradients(self, student: SegOutput, objective: Objective) -> None:
+        leaves = [*tensors(student), *objective.parameters()]
+        assert all(leaf.grad.isfinite().all() for leaf in leaves if leaf.grad is not None)
 
-    @pytest.mark.parametrize("label", [255, 1])
-    def test_all_pixels_ignored_or_of_one_class(self, label: int) -> None:
+    @pytest.mark.parametrize("dead", ["student", "teacher", "both"])
+    def test_zero_features_are_finite(self, dead: str) -> None:
         objective, student, teacher = self.build(), output(STUDENT, 1), output(TEACHER, 2)
-        terms = objective(student, teacher, target()._replace(labels=torch.full_like(target().labels, label)))
-        objective.total(terms).backward()
-        assert all(value.isfinite() for value in terms.values())
+        if dead != "teacher":
+            student = mapped(student, lambda x: torch.zeros_like(x, requires_grad=True))
+        if dead != "student":
+            teacher = mapped(teacher, torch.zeros_like)
+        terms = objective(student, teacher, target())
+        side = objective.side_losses(student, teacher, target())
+        (objective.total(terms) + sum(side.values())).backward()
+        assert all(value.isfinite() for value in [*terms.values(), *side.values()])
+        self.assert_finite_gradients(student, objective)
+
+    @pytest.mark.parametrize("first", [255, 1])
+    @pytest.mark.parametrize("second", [255, 1, None])
+    def test_images_ignored_or_of_one_class(self, first: int, second: int | None) -> None:
+        objective, student, teacher = self.build(), output(STUDENT, 1), output(TEACHER, 2)
+        given = target()._replace(labels=labels_of(first, second))
+        terms = objective(student, teacher, given)
+        side = objective.side_losses(student, teacher, given)
+        assert all(value.isfinite() and value.requires_grad for value in [*terms.values(), *side.values()])
+        (objective.total(terms) + sum(side.values())).backward()
+        self.assert_finite_gradients(student, objective)
         if self.label_free:
-            labelled = objective(student, teacher, target())
+            labelled = self.build()(student, teacher, target())
             assert all(terms[name].equal(labelled[name]) for name in terms)
-        elif label == 255:
+        elif first == second == 255:
             assert not any(terms[name].item() for name in self.of_labels or terms)
+
+    def test_gradients_are_the_numerical_ones(self) -> None:
+        """In float64, to the student's maps and to all that a term trains; buffers as before each call."""
+        objective = self.build().double()
+        buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+        draw = torch.Generator().manual_seed(3)
+        # Noise, since equal zeros are a kink of a maximum.
+        student, teacher = (
+            mapped(
+                output(channels, seed),
+                lambda x: (x + torch.randn(x.shape, generator=draw)).detach().double().requires_grad_(),
+            )
+            for channels, seed in ((STUDENT, 1), (TEACHER, 2))
+        )
+        parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        maps = list(tensors(student))
+
+        def total(*leaves: Tensor) -> Tensor:
+            state = dict(zip(parameters, leaves[len(maps) :], strict=True))
+            state |= {name: buffer.clone() for name, buffer in buffers.items()}
+            left = iter(leaves)
+            moved = mapped(student, lambda x: next(left))
+            return objective.total(functional_call(objective, state, (moved, teacher, target())))
+
+        leaves = [*maps, *parameters.values()]
+        trained = [x is not None for x in torch.autograd.grad(total(*leaves), leaves, allow_unused=True)]
+        given = [leaf if used else leaf.detach() for leaf, used in zip(leaves, trained, strict=True)]
+        assert torch.autograd.gradcheck(total, given, fast_mode=True)
 
     def test_images_average_to_the_batch_or_are_compared(self) -> None:
         objective, student, teacher, whole = self.build(), output(STUDENT, 1), output(TEACHER, 2), target()
@@ -208,6 +270,14 @@ class MethodContract:
         again = objective(student, teacher, target())
         assert all(first[name].equal(again[name]) for name in first)
 
+    def test_both_networks_run_no_further_than_asked(self) -> None:
+        objective, student, teacher = self.build(), output(STUDENT, 1), output(TEACHER, 2)
+        expected = objective(student, teacher, target())
+        short = cut(student, objective.student_stop), cut(teacher, objective.teacher_stop)
+        found = self.build()(*short, target())
+        assert all(found[name].equal(expected[name]) for name in expected)
+        objective.side_losses(*short, target())
+
     def test_param_groups_hold_every_parameter_once(self, student_channels: ChannelSpec) -> None:
         objective = self.build(student_channels)
         grouped = [id(p) for group in objective.param_groups() for p in group.parameters]
@@ -215,5 +285,7 @@ class MethodContract:
 
     def test_other_map_sizes_are_refused_with_both_shapes(self) -> None:
         smaller = (SIZE[0], SIZE[1] - 1)
-        with pytest.raises(UserError, match=r"6, 7\).*6, 8\)"):
-            self.build()(output(STUDENT, 1, smaller), output(TEACHER, 2), target())
+        for term in class_constant(METHODS[self.name], "terms"):
+            with pytest.raises(UserError, match=r"6, 7\).*6, 8\)"):
+                objective = self.build(weights={term: 1.0})
+                objective(output(STUDENT, 1, smaller), output(TEACHER, 2), target())

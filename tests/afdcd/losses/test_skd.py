@@ -128,6 +128,7 @@ class TestContract(MethodContract):
     name: ClassVar[str] = "skd"
     options: ClassVar[dict[str, Any]] = {"pool": 2, "discriminator_weight": 0.1, "discriminator_width": 4}
     falling: ClassVar[tuple[str, ...]] = ("pairwise",)
+    moving: ClassVar[tuple[str, ...]] = ("adversarial",)
 
     def method(self) -> SKD:
         method = self.build().methods["skd"]
