@@ -41,7 +41,6 @@ class TestContract(MethodContract):
     options: ClassVar[dict[str, Any]] = OPTIONS
     falling: ClassVar[tuple[str, ...]] = ("mini_batch_pixel",)
     moving: ClassVar[tuple[str, ...]] = ("memory_pixel", "memory_region")
-    moving: ClassVar[tuple[str, ...]] = ("memory_pixel", "memory_region")
     additive: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
     of_labels: ClassVar[tuple[str, ...]] = ("memory_pixel", "memory_region")
