@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from afdcd.config import Count, Positive
 from afdcd.errors import UserError
 from afdcd.losses.classes import labels_on_grid
-from afdcd.losses.inputs import full_precision, require_equal_grids, unit_vectors, wide
+from afdcd.losses.inputs import (
+    full_precision,
+    require_equal_grids,
+    require_equal_shapes,
+    unit_vectors,
+    wide,
+)
 from afdcd.losses.method import Context, Method, Target
 from afdcd.losses.queue import Bank, ClassQueue, gathered
 from afdcd.losses.randomness import uniform
@@ -75,9 +81,9 @@ def memory_relation(
         taken: (B, H, W) bool, False where a cell takes no part; None where all do.
 
     Raises:
-        UserError: the maps differ in batch or size, or an option is impossible.
+        UserError: the shapes differ, or an option is impossible.
     """
-    require_equal_grids(student, teacher, "memory")
+    require_equal_shapes(student, teacher, "memory")
     _require_temperature(temperature)
     with full_precision(student):
         ours, theirs = (_scores(x, bank, temperature) for x in (student, teacher.detach()))

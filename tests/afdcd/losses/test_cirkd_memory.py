@@ -119,6 +119,23 @@ def test_without_memory_terms_the_queues_stay_empty() -> None:
     assert not any(buffer.any() for buffer in method.queues.buffers())
 
 
+def test_a_checkpoint_holds_the_memory() -> None:
+    method, student, teacher, here = build(), output(STUDENT, 1), output(TEACHER, 2), target()
+    method(student, output(TEACHER, 3), here)
+    saved = {name: value.clone() for name, value in method.state_dict().items()}
+    for name in ("memory_pixel", "memory_region"):
+        assert saved[f"queues.{name}.vectors"].any() and saved[f"queues.{name}.written"].any()
+    later = here._replace(keys=here.keys + 7)
+    expected = method(student, teacher, later)
+    again = build()
+    fresh = again(student, teacher, later)
+    again.load_state_dict(saved)
+    resumed = again(student, teacher, later)
+    for name, value in expected.items():
+        assert resumed[name].equal(value)
+        assert fresh[name].equal(value) == (name == "mini_batch_pixel")
+
+
 def two_steps(rank: int, world: int) -> tuple[CIRKD, list[Tensor]]:
     """Two batches of four images, of which a process holds every `world`-th; gradients of memory terms."""
     torch.manual_seed(0)

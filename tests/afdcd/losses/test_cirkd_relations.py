@@ -6,6 +6,7 @@ import pytest
 import torch
 from contracts.forms import (
     D,
+    Loss,
     assert_equal_forms,
     assert_gradcheck,
     assert_halves_average,
@@ -23,9 +24,10 @@ SHAPES = [(1, 2, 1, 3), (2, 3, 3, 2), (3, 4, 1, 5), (2, 1, 3, 3), (1, 5, 5, 3), 
 
 
 def cells(features: Tensor) -> list[list[Tensor]]:
-    """Each image's cells at unit length."""
+    """Each image's cells at unit length, a cell of zeros as it is."""
     return [
-        [vector / vector.square().sum().sqrt() for vector in image.flatten(1).unbind(1)] for image in features
+        [vector / vector.square().sum().sqrt() if vector.any() else vector for vector in image.flatten(1).T]
+        for image in features
     ]
 
 
@@ -69,10 +71,13 @@ def naive_memory(
 @pytest.mark.parametrize("teacher_channels", [2, 5])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_mini_batch_equals_the_loops(shape: Any, teacher_channels: int, temperature: float) -> None:
+    student, teacher = maps(shape, (shape[0], teacher_channels, *shape[2:]), seed=1)
+    student[0, :, 0, 0] = teacher[-1, :, -1, -1] = 0  # dead cells
     assert_equal_forms(
         lambda s, t: mini_batch_pixel(s, t, temperature=temperature),
         lambda s, t: naive_mini_batch(s, t, temperature),
-        *maps(shape, (shape[0], teacher_channels, *shape[2:]), seed=1),
+        student,
+        teacher,
     )
 
 
@@ -85,6 +90,7 @@ def test_memory_equals_the_loops(shape: Any, temperature: float) -> None:
     bank[~filled] = 0
     taken = torch.rand(shape[0], *shape[2:], generator=draw) < 0.6
     student, teacher = maps(shape, shape, seed=2)
+    student[-1, :, 0, 0] = teacher[0, :, -1, -1] = 0
     assert_equal_forms(
         lambda s, t: memory_relation(s, t, bank, temperature=temperature, filled=filled, taken=taken),
         lambda s, t: naive_memory(s, t, bank, temperature, filled, taken),
@@ -132,10 +138,28 @@ def test_gradchecks_and_halves() -> None:
     assert_halves_average(lambda s, t: memory_relation(s, t, bank), student, teacher)
 
 
+def relations(temperature: float) -> list[Loss]:
+    bank = torch.nn.functional.normalize(maps((9, 6), seed=8)[0])
+    return [
+        lambda s, t: mini_batch_pixel(s, t, temperature=temperature),
+        lambda s, t: memory_relation(s, t, bank.to(s), temperature=temperature),
+    ]
+
+
 def test_a_perfect_student_costs_nothing() -> None:
-    _, teacher = maps((2, 3, 2, 4), (2, 3, 2, 4), seed=7, relu=True)
-    assert mini_batch_pixel(teacher, teacher).item() == 0
-    assert mini_batch_pixel(teacher.float(), 2 * teacher.float()).item() == pytest.approx(0, abs=1e-5)
+    (teacher,) = maps((2, 6, 2, 4), seed=7, relu=True)
+    for loss in relations(0.1):
+        assert loss(teacher, teacher).item() == 0
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("closeness", [0.0, 1e-5, 1e-3, 1e-2])
+def test_near_the_teacher_float32_keeps_the_stated_rounding(closeness: float, temperature: float) -> None:
+    teacher, noise = (x.float() for x in maps((2, 6, 3, 5), (2, 6, 3, 5), seed=9))
+    student = 3 * teacher + closeness * noise
+    for loss in relations(temperature):
+        expected = loss(student.double(), teacher.double()).item()
+        assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-5, abs=1e-7 / temperature)
 
 
 @pytest.mark.parametrize("gone", ["cells", "memory"])
@@ -146,6 +170,19 @@ def test_memory_without_cells_or_vectors_is_a_zero_with_a_graph(gone: str) -> No
     value = memory_relation(student.requires_grad_(), teacher, torch.zeros(3, 2), filled=filled, taken=taken)
     value.backward()
     assert value.item() == 0 and student.grad is not None and not student.grad.any()
+
+
+@pytest.mark.parametrize("loss", relations(0.1))
+def test_maps_that_differ_are_refused_with_both_shapes(loss: Loss) -> None:
+    for shape in ((2, 6, 3, 4), (1, 6, 3, 5)):
+        with pytest.raises(UserError, match=r"student's map is \(2, 6, 3, 5\), the teacher's \(") as error:
+            loss(*maps((2, 6, 3, 5), shape))
+        assert str(shape) in str(error.value)
+
+
+def test_memory_compares_maps_of_one_width() -> None:
+    with pytest.raises(UserError, match=r"\(1, 2, 2, 2\), the teacher's \(1, 3, 2, 2\).*channels"):
+        memory_relation(*maps((1, 2, 2, 2), (1, 3, 2, 2)), torch.eye(3, dtype=D))
 
 
 @pytest.mark.parametrize("loss", [mini_batch_pixel, lambda s, t, **o: memory_relation(s, t, s[0, :, 0], **o)])
