@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from afdcd.config import IGNORE_INDEX
+from afdcd.errors import UserError
 from afdcd.files import atomic_folder, write_json
 from afdcd.losses import METHODS
 from afdcd.losses.recipe import methods_of
@@ -28,7 +29,7 @@ def _prepare(recipe: str, methods: list[str], params: Params) -> None:
     """Run the methods' first phases and save what they changed.
 
     The phases look at the teacher alone: its channels stand for the student's, and distill takes over
-    only what a phase changed.
+    only what a phase changed. Where the recipe resizes the teacher's maps they are learnt from at that size.
     """
     import safetensors.torch
     import torch
@@ -37,6 +38,7 @@ def _prepare(recipe: str, methods: list[str], params: Params) -> None:
     from afdcd.data.manifest import Manifest
     from afdcd.losses.method import Context
     from afdcd.losses.objective import build_objective
+    from afdcd.losses.resize import AtStride
     from afdcd.models.store import load_trained
     from afdcd.training.first_phase import FIRST_PHASE, run_first_phase
     from pipeline.training import session
@@ -44,6 +46,7 @@ def _prepare(recipe: str, methods: list[str], params: Params) -> None:
     with session(params.runtime) as world:
         manifest = Manifest.load(paths.PREPARED)
         teacher, _ = load_trained(paths.trained("teacher"))
+        teacher = teacher.to(world.device)
         practice = params.train.practice
         weights = manifest.class_weights(practice.class_weights)
         class_weights = None if weights is None else torch.from_numpy(weights).float()
@@ -62,10 +65,26 @@ def _prepare(recipe: str, methods: list[str], params: Params) -> None:
             workers=params.runtime.workers,
         )
         images = (batch.images.to(world.device) for batch in batches)
-        tensors = run_first_phase(objective, methods, teacher.to(world.device), images)
+        seen = teacher if objective.resize == "none" else AtStride(teacher, _student_stride(recipe, params))
+        tensors = run_first_phase(objective, methods, seen, images)
     with atomic_folder(paths.adapted(recipe)) as folder:
         write_json(folder / "state.json", {"methods": methods})
         (folder / FIRST_PHASE).write_bytes(safetensors.torch.save(tensors))
+
+
+def _student_stride(recipe: str, params: Params) -> int:
+    """The output stride that all students share, as one first phase serves them all.
+
+    Raises:
+        UserError: they have several.
+    """
+    strides = {params.students[name].output_stride for name in params.train.students}
+    if len(strides) > 1:
+        raise UserError(
+            f"distill.recipes.{recipe}: resize with a first phase needs students of one output_stride, "
+            f"not {', '.join(map(str, sorted(strides)))}"
+        )
+    return strides.pop()
 
 
 if __name__ == "__main__":

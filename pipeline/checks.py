@@ -16,16 +16,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from afdcd.config import MethodOptions, ModelConfig, Recipe, ScheduleConfig
+from afdcd.config import ModelConfig, ScheduleConfig
 from afdcd.data.sources import SOURCES
 from afdcd.errors import UserError
-from afdcd.losses.recipe import check_recipe, methods_of
 from afdcd.models.heads import HEADS
 from afdcd.models.names import check_backbone
 from afdcd.plugins import checked_options, nearest, require_known
 from deploy.sessions.capability import check_target, nvidia_driver
-from pipeline import paths
-from pipeline.launch import count_gpus, count_processes
+from pipeline import paths, recipes
+from pipeline.launch import count_gpus, count_processes, node_mistakes
 from pipeline.params import Params
 
 CONTROL = "alone"
@@ -44,7 +43,7 @@ def check(params: Params) -> None:
         _raise(group(params))
     _raise(
         complaint
-        for group in (_data, _networks, _recipes, _runtime, _batches, _patches, _gates, _targets)
+        for group in (_data, _networks, recipes.complaints, _runtime, _batches, _gates, _targets)
         for complaint in group(params)
     )
 
@@ -151,28 +150,11 @@ def _models(params: Params) -> list[tuple[str, ModelConfig]]:
     return [("teacher.model", params.teacher.model), *students]
 
 
-def _recipes(params: Params) -> Iterator[str]:
-    for name in params.distill.run:
-        recipe = params.distill.recipes[name]
-        yield from _refusal(check_recipe, recipe, f"distill.recipes.{name}")
-        if params.train.practice.class_weights == "none":
-            for method, options in _methods(recipe):
-                if options.get("class_weighted"):
-                    yield (
-                        f"distill.recipes.{name}.{method}.class_weighted: true is not possible with "
-                        "train.practice.class_weights none; set one of the two"
-                    )
-
-
-def _methods(recipe: Recipe) -> list[tuple[str, MethodOptions]]:
-    """A recipe's methods, but for those that hold no options at all, which `check_recipe` refuses."""
-    return [(name, options) for name, options in methods_of(recipe).items() if isinstance(options, dict)]
-
-
 def _runtime(params: Params) -> Iterator[str]:
     """The device must be there, with one GPU a process, and batch statistics are shared between GPUs only."""
     runtime, gpus = params.runtime, count_gpus(os.environ)
     processes = count_processes(runtime, gpus)
+    yield from node_mistakes(runtime)
     # Some systems (WSL) have a driver and no list of GPUs.
     cuda = runtime.device != "cpu" and (gpus > 0 or nvidia_driver())
     if runtime.device == "cuda" and not cuda:
@@ -182,16 +164,17 @@ def _runtime(params: Params) -> Iterator[str]:
             f"runtime.processes: {processes} is not possible, each needs a GPU and there are {gpus} here; "
             "lower it, or set runtime.device: cpu"
         )
-    if params.train.practice.sync_bn and processes > 1 and not cuda:
+    every = processes * runtime.nodes
+    if params.train.practice.sync_bn and every > 1 and not cuda:
         yield (
-            f"train.practice.sync_bn: true works on GPUs only, and runtime would start {processes} processes "
+            f"train.practice.sync_bn: true works on GPUs only, and runtime would start {every} processes "
             "on the CPU; set it to false, or runtime.processes: 1"
         )
 
 
 def _batches(params: Params) -> Iterator[str]:
     """A global batch is cut evenly into processes, and each share into micro-batches."""
-    processes = count_processes(params.runtime, count_gpus(os.environ))
+    processes = count_processes(params.runtime, count_gpus(os.environ)) * params.runtime.nodes
     micro = params.train.practice.micro_batch
     step = processes * (micro or 1)
     schedules: list[tuple[str, ScheduleConfig]] = [("train.schedule", params.train.schedule)]
@@ -203,26 +186,6 @@ def _batches(params: Params) -> Iterator[str]:
             lower = schedule.batch_size // step * step
             near = f"{lower} or {lower + step}" if lower else str(step)
             yield f"{place}.batch_size: {schedule.batch_size} is not divisible by {parts}; take {near}"
-
-
-def _patches(params: Params) -> Iterator[str]:
-    """A crop must leave a contrast at least one patch of pooled cells at the network's stride."""
-    crop = params.train.practice.augment.crop
-    stride = max(model.output_stride for _, model in _models(params))
-    for name in params.distill.run:
-        for method, options in _methods(params.distill.recipes[name]):
-            pool, patch = options.get("pool"), options.get("patch_size")
-            if not (isinstance(pool, int) and isinstance(patch, int) and pool > 0):
-                continue
-            cells = [-(-side // stride) // pool for side in crop]
-            if min(cells) < patch:
-                least = stride * pool * patch
-                yield (
-                    f"train.practice.augment.crop: {crop[0]}x{crop[1]} is smaller than one contrast patch: "
-                    f"stride {stride} and pool {pool} leave {cells[0]}x{cells[1]} cells, and "
-                    f"distill.recipes.{name}.{method}.patch_size is {patch}; take at least {least}x{least}, "
-                    "or a smaller pool or patch_size"
-                )
 
 
 def _gates(params: Params) -> Iterator[str]:

@@ -42,7 +42,10 @@ def require_equal_grids(student: Tensor, teacher: Tensor, what: str) -> None:
         UserError: the shapes differ in more than channels; the message holds both.
     """
     if student.shape[-2:] != teacher.shape[-2:]:
-        raise UserError(f"{_both(student, teacher, what)}; give both networks the same output_stride")
+        raise UserError(
+            f"{_both(student, teacher, what)}; "
+            "give both networks the same output_stride, or the recipe resize: teacher_to_student"
+        )
     if len(student) != len(teacher):
         raise UserError(f"{_both(student, teacher, what)}; they must agree in batch size")
 

@@ -8,10 +8,11 @@ from typing import cast, get_args
 import torch
 from torch import Tensor, nn
 
-from afdcd.config import Recipe
+from afdcd.config import Recipe, Resize
 from afdcd.losses import METHODS
 from afdcd.losses.method import Context, Method, ParamGroup, Target
-from afdcd.losses.recipe import check_recipe
+from afdcd.losses.recipe import check_recipe, recipe_resize
+from afdcd.losses.resize import teacher_to_student
 from afdcd.models.output import SegOutput, Stop
 from afdcd.plugins import resolve
 
@@ -24,9 +25,12 @@ class Objective(nn.Module):
         weights: term -> weight above 0.
         student_stop: how far the student must run for all methods; "features" where there is none.
         teacher_stop: the same for the teacher.
+        resize: whether the teacher's maps are brought to the student's size before any method sees them.
     """
 
-    def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, methods: Mapping[str, Method], weights: Mapping[str, float], *, resize: Resize = "none"
+    ) -> None:
         """Join methods whose `active` terms are exactly the weighted ones.
 
         Raises:
@@ -38,12 +42,14 @@ class Objective(nn.Module):
             raise ValueError(f"terms {terms} of the methods are not those with weights, {sorted(weights)}")
         self.methods = nn.ModuleDict(methods)
         self.weights = dict(weights)
+        self.resize = resize
         self.student_stop = furthest(method.student_stop for method in methods.values())
         self.teacher_stop = furthest(method.teacher_stop for method in methods.values())
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """Raw values of all weighted terms, each a scalar."""
         terms: dict[str, Tensor] = {}
+        teacher = self._fitted(student, teacher)
         for method in self._methods():
             terms |= method(student, teacher, target)
         return terms
@@ -51,6 +57,7 @@ class Objective(nn.Module):
     def side_losses(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """Terms that train only what belongs to a method; they are added to the loss as they are."""
         terms: dict[str, Tensor] = {}
+        teacher = self._fitted(student, teacher)
         for method in self._methods():
             terms |= method.side_losses(student, teacher, target)
         return terms
@@ -63,12 +70,15 @@ class Objective(nn.Module):
         """Optimiser groups of all methods' own parameters."""
         return [group for method in self._methods() for group in method.param_groups()]
 
+    def _fitted(self, student: SegOutput, teacher: SegOutput) -> SegOutput:
+        return teacher if self.resize == "none" else teacher_to_student(student, teacher)
+
     def _methods(self) -> list[Method]:
         return [cast(Method, method) for method in self.methods.values()]
 
 
 def build_objective(recipe: Recipe, context: Context, *, where: str = "recipe") -> Objective:
-    """The objective of a recipe: method name -> {"weights": {term: weight}, **options}.
+    """The objective of a recipe: method name -> {"weights": {term: weight}, **options}, and `resize`.
 
     A method without any weighted term is checked and then left out, so that no parameter stays
     without a gradient.
@@ -84,7 +94,7 @@ def build_objective(recipe: Recipe, context: Context, *, where: str = "recipe") 
         methods[name] = resolve(METHODS, name, "distillation method")(context, **checked.options)
         methods[name].active = frozenset(checked.weights)
         weights |= checked.weights
-    return Objective(methods, weights)
+    return Objective(methods, weights, resize=recipe_resize(recipe, where))
 
 
 def furthest(stops: Iterable[Stop]) -> Stop:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast, get_args
 
 from pydantic import Field, create_model
 
-from afdcd.config import Config, MethodOptions, Recipe, ScheduleConfig, ScheduleOverride
+from afdcd.config import Config, MethodOptions, Recipe, Resize, ScheduleConfig, ScheduleOverride
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
 from afdcd.plugins import checked_options, class_constant, require_known, validated
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-RESERVED = ("schedule",)
+RESERVED = ("schedule", "resize")
 """Keys of a recipe that are no methods; no method may be called so."""
 
 
@@ -45,6 +45,7 @@ def check_recipe(recipe: Recipe, where: str) -> dict[str, CheckedMethod]:
             that belongs to two methods.
     """
     schedule_override(recipe, where)
+    recipe_resize(recipe, where)
     checked: dict[str, CheckedMethod] = {}
     owner: dict[str, str] = {}
     known = METHODS | dict.fromkeys(RESERVED, "")
@@ -88,6 +89,18 @@ def recipe_schedule(recipe: Recipe, shared: ScheduleConfig, where: str) -> Sched
     if override is None:
         return shared
     return shared.model_copy(update=override.model_dump(exclude_none=True))
+
+
+def recipe_resize(recipe: Recipe, where: str) -> Resize:
+    """What a recipe does about maps of different sizes; it refuses them where it says nothing.
+
+    Raises:
+        UserError: its `resize` is no such word.
+    """
+    given = recipe.get("resize", "none")
+    if given not in get_args(Resize):
+        raise UserError(f"{where}.resize = {given!r}: valid: {', '.join(get_args(Resize))}")
+    return cast(Resize, given)
 
 
 def _check_weights(terms: tuple[str, ...], weights: Any, place: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
@@ -289,3 +290,39 @@ class MethodContract:
             with pytest.raises(UserError, match=r"6, 7\).*6, 8\)"):
                 objective = self.build(weights={term: 1.0})
                 objective(output(STUDENT, 1, smaller), output(TEACHER, 2), target())
+
+    def resizing(self) -> Objective:
+        objective = self.build()
+        objective.resize = "teacher_to_student"
+        return objective
+
+    @pytest.mark.parametrize("size", [(12, 16), (5, 4)])
+    def test_resize_compares_with_the_teachers_maps_at_the_students_size(self, size: tuple[int, int]) -> None:
+        """As if a teacher of that size had been given, for a finer and for a coarser teacher."""
+        student, teacher = output(STUDENT, 1), output(TEACHER, 2, size)
+        fields = {"logits": student.logits, "head_features": student.head_features}
+        fitted = {
+            name: F.interpolate(getattr(teacher, name), field.shape[-2:], mode="bilinear")
+            for name, field in fields.items()
+            if field is not None
+        }
+        stages = zip(teacher.features, student.features, strict=True)
+        features = tuple(F.interpolate(t, s.shape[-2:], mode="bilinear") for t, s in stages)
+        equal = teacher._replace(features=features, **fitted)
+        first, second = self.build(), self.resizing()
+        expected, found = first(student, equal, target()), second(student, teacher, target())
+        assert set(found) == set(expected) and all(found[name].equal(expected[name]) for name in expected)
+        side = second.side_losses(student, teacher, target())
+        again = first.side_losses(student, equal, target())
+        assert all(side[name].equal(again[name]) for name in again)
+        (second.total(found) + sum(side.values())).backward()
+        assert all(value.grad is None for value in tensors(teacher))
+        assert any(value.grad is not None and value.grad.any() for value in tensors(student))
+
+    def test_resize_leaves_equal_sizes_alone(self) -> None:
+        student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+        expected, found = (
+            self.build()(student, teacher, target()),
+            self.resizing()(student, teacher, target()),
+        )
+        assert all(found[name].equal(expected[name]) for name in expected)

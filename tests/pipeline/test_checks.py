@@ -112,6 +112,70 @@ def test_reserved_keys_of_recipes(project: Path, edited: Edited) -> None:
     assert "distill.recipes.kd.kd must hold" in complaint(edited({"distill.recipes.kd": {"kd": 2.0}}))
 
 
+OTHER_STRIDES = {"students.narrow_r18.output_stride": 16}
+
+
+def test_maps_of_different_sizes_need_resize(project: Path, edited: Edited) -> None:
+    for line in complaints(edited(OTHER_STRIDES)):
+        assert "compares maps of one size, but students.narrow_r18 has output_stride 16 and the " in line
+        assert "teacher's maps 8; set distill.recipes." in line and "resize: teacher_to_student" in line
+    resize = {f"distill.recipes.{name}.resize": "teacher_to_student" for name in ("kd", "afdcd")}
+    pool = {"distill.recipes.afdcd.afdcd.pool": 1}
+    checks.check(params.parse(edited(OTHER_STRIDES | resize | pool)))
+    no_weight = {"distill.recipes.kd.kd.weights": {"kd": 0.0}, "distill.run": ["kd"]}
+    rest = {"deploy.models": ["teacher"], "deploy.release": []}
+    checks.check(params.parse(edited(OTHER_STRIDES | no_weight | rest)))
+    line = complaint(edited({"distill.recipes.kd.resize": "yes"}))
+    assert "distill.recipes.kd.resize = 'yes': valid: none, teacher_to_student" in line
+
+
+@pytest.mark.parametrize(
+    ("student", "stride", "resize", "said"),
+    [
+        (8, 1, "none", None),
+        (8, 1, "teacher_to_student", None),
+        (16, 2, "none", None),
+        (16, 1, "teacher_to_student", None),
+        (16, 1, "none", r"teacher's maps 8; set distill.recipes.kd.ka.stride: 2, or set distill"),
+        (8, 2, "none", "teacher's maps 16; set distill.recipes.kd.ka.stride: 1"),
+        (16, 2, "teacher_to_student", "teacher's maps 32; set distill.recipes.kd.ka.stride: 1"),
+    ],
+)
+def test_kas_encoder_has_a_stride_of_its_own(
+    project: Path, edited: Edited, student: int, stride: int, resize: str, said: str | None
+) -> None:
+    ka = {"p": 1, "q": 2, "sparsity": 0, "first_phase_iterations": 1, "first_phase_lr": 0.1}
+    recipe = {"ka": {"weights": {"affinity": 1.0}, "stride": stride, **ka}, "resize": resize}
+    edits = {
+        "students.narrow_r18.output_stride": student,
+        "distill.recipes": {"kd": recipe},
+        "distill.run": ["kd"],
+        "deploy.models": ["teacher"],
+        "deploy.release": [],
+    }
+    if said is None:
+        checks.check(params.parse(edited(edits)))
+    else:
+        assert said in complaint(edited(edits))
+
+
+def test_one_first_phase_serves_students_of_one_stride(
+    project: Path, edited: Edited, params_text: str
+) -> None:
+    student = params.parse(params_text).model_dump(mode="json")["students"]["narrow_r18"]
+    ka = {"p": 1, "q": 2, "stride": 1, "sparsity": 0, "first_phase_iterations": 1, "first_phase_lr": 0.1}
+    recipe = {"ka": {"weights": {"affinity": 1.0}, **ka}, "resize": "teacher_to_student"}
+    edits = {
+        "students": {"fine": student, "coarse": student | {"output_stride": 16}},
+        "train.students": ["fine", "coarse"],
+        "distill.recipes": {"ka": recipe},
+        "distill.run": ["ka"],
+        "deploy.models": ["teacher"],
+        "deploy.release": [],
+    }
+    assert "distill.recipes.ka.resize: one first phase serves all" in complaint(edited(edits))
+
+
 def test_a_recipe_that_does_not_run_may_hold_anything(project: Path, edited: Edited) -> None:
     checks.check(params.parse(edited({"distill.recipes.later": {"planned": {"weights": {}}}})))
 

@@ -164,6 +164,54 @@ def test_a_recipe_may_train_longer_than_the_others(taught: dict[str, Any]) -> No
     assert rows[-1]["kd"] and card("tiny_longer_0")["iterations"] == 11
 
 
+@pytest.mark.parametrize("resize", ["none", "teacher_to_student"])
+def test_a_coarser_student_learns_from_resized_maps_or_is_refused(
+    taught: dict[str, Any], resize: str
+) -> None:
+    """Af-DCD, KA and CIRKD: a generator, a first phase and a memory at stride 16 under a teacher of 8."""
+    ka = {"p": 1, "q": 2, "stride": 1, "sparsity": 0, "first_phase_iterations": 2, "first_phase_lr": 0.1}
+    methods = tiny.RECIPES["afdcd"] | {
+        "ka": {"weights": {"feature_adaptation": 1.0, "affinity": 1.0}, **ka},
+        "cirkd": CIRKD | {"weights": {"mini_batch_pixel": 1.0, "memory_pixel": 0.1, "memory_region": 0.1}},
+    }
+    taught["students"]["tiny"] = tiny.MODEL | {"output_stride": 16}
+    add_recipe(taught, "mixed", methods | {"resize": resize})
+    write(taught)
+    adapt.main(["mixed"])
+    if resize == "none":
+        with pytest.raises(UserError, match=r"student's map is .*2, 4\), the teacher's .*4, 8\).*resize:"):
+            distill.main(["tiny", "mixed", "0"])
+        return
+    distill.main(["tiny", "mixed", "0"])
+    last = curve("tiny_mixed_0")[-1]
+    terms = ("kd", "masked_feature", "omni_contrast", "feature_adaptation", "memory_pixel")
+    assert all(0 < float(last[term]) < 1e6 for term in terms)
+
+
+def test_a_first_phase_learns_at_the_size_that_training_will_see(
+    taught: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Size] = []
+
+    def record(self: Any, teacher: nn.Module, batches: Any) -> None:
+        seen.append(teacher(next(batches), stop="features").features[-1].shape[-2:])
+
+    monkeypatch.setattr("afdcd.losses.ka.KA.prepare", record)
+    ka = {"p": 1, "q": 2, "stride": 1, "sparsity": 0, "first_phase_iterations": 2, "first_phase_lr": 0.1}
+    taught["students"]["tiny"] = tiny.MODEL | {"output_stride": 16}
+    for resize in ("none", "teacher_to_student"):
+        recipe = {"ka": {"weights": {"affinity": 1.0}, **ka}, "resize": resize}
+        add_recipe(taught, f"ka_{resize}", recipe)
+        write(taught)
+        adapt.main([f"ka_{resize}"])
+    assert seen == [(4, 8), (2, 4)]
+    taught["students"]["fine"] = tiny.MODEL
+    taught["train"]["students"] = ["tiny", "fine"]
+    write(taught)
+    with pytest.raises(UserError, match="needs students of one output_stride, not 8, 16"):
+        adapt.main(["ka_teacher_to_student"])
+
+
 def test_killed_in_the_middle_it_goes_on_bit_for_bit_with_other_workers(taught: dict[str, Any]) -> None:
     taught["train"]["schedule"] = tiny.SCHEDULE | LONG
     write(taught)

@@ -36,6 +36,8 @@ def test_terms_of_weight_zero_are_not_listed() -> None:
         ({"schedule": {}}, r"here\.schedule\.iterations is missing"),
         ({"schedule": {"iterations": 0}}, r"here\.schedule\.iterations = 0: .*greater than or equal to 1"),
         ({"schedule": {"iterations": 2.5}}, r"here\.schedule\.iterations = 2\.5"),
+        ({"kd": KD, "resize": True}, r"here\.resize = True: valid: none, teacher_to_student"),
+        ({"kd": KD, "resize": ["none"]}, r"here\.resize = \['none'\]: valid"),
         (
             {"kd": KD, "schedule": {"iterations": 9, "validate_evry": 3}},
             r"here\.schedule: unknown key 'validate_evry'; did you mean 'validate_every'",
@@ -60,7 +62,7 @@ def test_refusals_name_the_place_and_the_remedy(recipe: Any, message: str) -> No
 
 def test_reserved_keys_are_no_methods() -> None:
     assert not set(RESERVED) & set(METHODS)
-    recipe = {"schedule": {"iterations": 6}, "kd": KD}
+    recipe = {"schedule": {"iterations": 6}, "kd": KD, "resize": "none"}
     assert list(check_recipe(recipe, "here")) == list(methods_of(recipe)) == ["kd"]
 
 
