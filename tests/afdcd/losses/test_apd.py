@@ -57,7 +57,8 @@ def naive_view(features: Tensor, labels: Tensor, classes: int) -> tuple[dict[int
         for y in range(height):
             for x in range(width):
                 vector = features[b, :, y, x]
-                cells[b, y, x] = vector / vector.square().sum().sqrt()
+                # A dead cell stays as it is.
+                cells[b, y, x] = vector / vector.square().sum().sqrt() if vector.any() else vector
                 label = cell_label(labels[b], y, x, (height, width))
                 if label < classes:
                     sums.setdefault(label, []).append(cells[b, y, x])
@@ -117,6 +118,8 @@ def naive_by_image(*arguments: Any) -> list[Tensor]:
 def test_equals_the_loops(case: Any, temperature: float, prototypes: Any) -> None:
     shape, _, classes = case
     student, teacher = maps(shape, shape, seed=1)
+    if shape[3] > 1:
+        student[0, :, 0, 0] = teacher[-1, :, -1, -1] = 0
     labels = labels_of(case)
     slow = naive if prototypes == "batch" else naive_by_image
     options: dict[str, Any] = {
@@ -195,6 +198,45 @@ def test_gradcheck(index: int) -> None:
     assert_gradcheck(lambda s, t: adaptive_perspective(s, t, labels, num_classes=4)[index], student, teacher)
 
 
+def test_gradcheck_of_the_teachers_own_loss() -> None:
+    student, teacher = maps((2, 2, 2, 2), (2, 2, 2, 2), seed=5)
+    labels = torch.randint(0, 3, (2, 3, 5), generator=torch.Generator().manual_seed(1))
+    labels[0, 0] = 255
+    assert_gradcheck(lambda t, s: adaptive_perspective(s, t, labels, num_classes=4)[1], teacher, student)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("closeness", [0.0, 1e-4, 1e-2])
+def test_near_the_teacher_float32_keeps_the_stated_rounding(closeness: float, temperature: float) -> None:
+    teacher, noise = (x.float() for x in maps((2, 4, 4, 4), (2, 4, 4, 4), seed=8))
+    student = 3 * teacher + closeness * noise
+    labels = labels_of(((2, 4, 4, 4), (8, 8), 5))
+    options: dict[str, Any] = {"temperature": temperature, "num_classes": 5}
+    local, _, align = adaptive_perspective(student, teacher, labels, **options)
+    expected = adaptive_perspective(student.double(), teacher.double(), labels, **options)
+    assert local.item() == pytest.approx(expected[0].item(), rel=1e-5, abs=1e-7 / temperature)
+    assert align.item() == pytest.approx(expected[2].item(), rel=1e-5, abs=1e-7)
+
+
+def test_another_ignore_index_which_may_be_a_class() -> None:
+    student, teacher = maps((2, 3, 4, 4), (2, 3, 4, 4), seed=9)
+    labels = labels_of(((2, 3, 4, 4), (8, 8), 4))
+    expected = adaptive_perspective(student, teacher, labels, num_classes=4)
+    moved = labels.masked_fill(labels == 255, 1)
+    found = adaptive_perspective(student, teacher, moved, num_classes=4, ignore_index=1)
+    torch.testing.assert_close(found, expected)
+    other = adaptive_perspective(student, teacher, moved, num_classes=4)
+    assert not any(torch.isclose(a, b) for a, b in zip(other, expected, strict=True))
+
+
+def test_maps_that_differ_are_refused_with_both_shapes() -> None:
+    labels = torch.zeros(2, 3, 5, dtype=torch.int64)
+    for shape in ((2, 2, 3, 4), (1, 2, 3, 5), (2, 3, 3, 5)):
+        with pytest.raises(UserError, match=r"\(2, 2, 3, 5\), the teacher's \(") as error:
+            adaptive_perspective(*maps((2, 2, 3, 5), shape), labels, num_classes=2)
+        assert str(shape) in str(error.value)
+
+
 def test_gradients_go_where_they_belong() -> None:
     student, teacher = (x.requires_grad_() for x in maps((1, 3, 4, 4), (1, 3, 4, 4), seed=6))
     labels = torch.randint(0, 3, (1, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -245,13 +287,16 @@ class TestContract(MethodContract):
 
     def test_equals_its_functions_on_adapted_features(self) -> None:
         torch.manual_seed(0)
-        method = APD(Context(STUDENT, TEACHER, 255, None), **self.options)
+        method = APD(Context(STUDENT, TEACHER, 1, None), **{**self.options, "temperature": 0.3})
         student, teacher, here = output(STUDENT, 1), output(TEACHER, 2), target()
+        here = here._replace(labels=here.labels.masked_fill(here.labels == 255, 0))
         terms = method(student, teacher, here) | method.side_losses(student, teacher, here)
         expected = adaptive_perspective(
             method.student_adapter(student.head_features),
             method.teacher_adapter(teacher.head_features),
             here.labels,
+            temperature=0.3,
+            ignore_index=1,
             num_classes=CLASSES,
             prototypes=self.options["prototypes"],
         )

@@ -112,6 +112,18 @@ def test_memory_terms_are_the_functions_on_the_newest_memory() -> None:
         torch.testing.assert_close(values[name], expected)
 
 
+def test_ignored_cells_are_neither_remembered_nor_compared() -> None:
+    student, teacher, here = output(STUDENT, 1), output(TEACHER, 2), target()
+    expected, other = build(), build()
+    other.ignore_index = 1  # a class's own number, then its labels elsewhere
+    moved = here.labels.masked_fill(here.labels == 1, 255)
+    values = expected(student, teacher, here._replace(labels=moved))
+    found = other(student, teacher, here._replace(labels=here.labels.masked_fill(here.labels == 255, 1)))
+    assert all(found[name].equal(value) for name, value in values.items())
+    for name in ("memory_pixel", "memory_region"):
+        assert other.queues[name].written[1] == 0 < other.queues[name].written[0]
+
+
 def test_without_memory_terms_the_queues_stay_empty() -> None:
     method = build()
     method.active = frozenset({"mini_batch_pixel"})

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from contracts.method import STUDENT, TEACHER, MethodContract
+from contracts.forms import D, assert_equal_forms, assert_gradcheck, assert_halves_average, maps, orthogonal
+from contracts.method import STUDENT, TEACHER, MethodContract, output, target
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +15,6 @@ from afdcd.losses.idd import IDD, coordinates, inter_class_distance, position_in
 from afdcd.losses.method import Context
 from afdcd.models.output import ChannelSpec, SegOutput
 
-D = torch.float64
 CASES: list[tuple[int, int, int, tuple[int, int], tuple[int, int], int]] = [
     (1, 2, 3, (3, 5), (3, 5), 2),
     (2, 3, 3, (4, 3), (9, 7), 4),
@@ -41,45 +40,46 @@ def random_case(case: Any, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, labels
 
 
-def naive_edges(image: Tensor, labels: Tensor) -> list[float]:
+def naive_edges(image: Tensor, labels: Tensor) -> list[Tensor]:
     """Distances of the means of all pairs of classes of one image, by loops over cells."""
-    channels, height, width = image.shape
-    found: dict[int, list[list[float]]] = {}
+    _, height, width = image.shape
+    found: dict[int, list[Tensor]] = {}
     for y in range(height):
         for x in range(width):
             label = labels[y * labels.shape[0] // height, x * labels.shape[1] // width].item()
             if label != 255:
-                found.setdefault(int(label), []).append(image[:, y, x].tolist())
-    means = [[sum(v[c] for v in found[k]) / len(found[k]) for c in range(channels)] for k in sorted(found)]
+                found.setdefault(int(label), []).append(image[:, y, x])
+    means = [torch.stack(found[k]).sum(0) / len(found[k]) for k in sorted(found)]
     return [
-        math.sqrt(sum((a - b) ** 2 for a, b in zip(means[i], means[j], strict=True)) + 1e-12)
+        (((means[i] - means[j]) ** 2).sum() + 1e-12).sqrt()
         for i in range(len(means))
         for j in range(i + 1, len(means))
     ]
 
 
-def naive(student: Tensor, teacher: Tensor, labels: Tensor, scale: str) -> float:
-    values = []
+def naive(student: Tensor, teacher: Tensor, labels: Tensor, scale: str) -> Tensor:
+    total, images = 0 * student.sum(), 0
     for ours, theirs, here in zip(student, teacher, labels, strict=True):
         edges = [naive_edges(image, here) for image in (ours, theirs)]
         if not edges[0]:
             continue
         if scale == "mean":
-            edges = [[e / (sum(image) / len(image)) for e in image] for image in edges]
+            edges = [[e / torch.stack(image).mean() for e in image] for image in edges]
         errors = [(a - b) ** 2 for a, b in zip(*edges, strict=True)]
-        values.append(sum(errors) / len(errors))
-    return sum(values) / len(values) if values else 0.0
+        total, images = total + torch.stack(errors).mean(), images + 1
+    return total / max(images, 1)
 
 
 @pytest.mark.parametrize("scale", ["none", "mean"])
 @pytest.mark.parametrize("case", CASES)
 def test_distance_equals_the_loops(case: Any, scale: Any) -> None:
     student, teacher, labels = random_case(case, 1)
-    expected = naive(student, teacher, labels, scale)
-    value = inter_class_distance(student, teacher, labels, scale=scale)
-    assert value.dtype == D and value.item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
-    narrow = inter_class_distance(student.float(), teacher.float(), labels, scale=scale)
-    assert narrow.dtype == torch.float32 and narrow.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert_equal_forms(
+        lambda s, t: inter_class_distance(s, t, labels, scale=scale),
+        lambda s, t: naive(s, t, labels, scale),
+        student,
+        teacher,
+    )
 
 
 def test_another_ignore_index() -> None:
@@ -92,12 +92,18 @@ def test_another_ignore_index() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 5), (3, 5, 2), (1, 7, 7), (4, 1, 3)])
 def test_position_information_equals_the_loops(shape: tuple[int, int, int]) -> None:
-    draw = torch.Generator().manual_seed(3)
-    ours, theirs = (torch.randn(shape[0], 2, *shape[1:], generator=draw, dtype=D) for _ in range(2))
-    errors = [(a - b) ** 2 for a, b in zip(ours.flatten().tolist(), theirs.flatten().tolist(), strict=True)]
-    expected = sum(errors) / len(errors)
-    assert position_information(ours, theirs).item() == pytest.approx(expected, rel=1e-10)
-    assert position_information(ours.float(), theirs.float()).item() == pytest.approx(expected, rel=1e-5)
+    batch, height, width = shape
+
+    def loops(ours: Tensor, theirs: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=ours.dtype)
+        for b in range(batch):
+            for i in range(2):
+                for y in range(height):
+                    for x in range(width):
+                        total = total + (ours[b, i, y, x] - theirs[b, i, y, x]) ** 2
+        return total / (batch * 2 * height * width)
+
+    assert_equal_forms(position_information, loops, *maps(*[(batch, 2, height, width)] * 2, seed=3))
 
 
 def test_hand_values() -> None:
@@ -111,12 +117,6 @@ def test_hand_values() -> None:
     assert coordinates(torch.zeros(1, 7, 1, 1)).tolist() == [[[[0]], [[0]]]]
 
 
-def rotated(features: Tensor, seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    turn = torch.linalg.qr(torch.randn([features.shape[1]] * 2, generator=draw, dtype=D)).Q
-    return torch.einsum("dc,bchw->bdhw", turn, features)
-
-
 @pytest.mark.parametrize("scale", ["none", "mean"])
 def test_invariances(scale: Any) -> None:
     student, teacher, labels = random_case((3, 4, 5, (5, 6), (5, 6), 4), 4)
@@ -125,7 +125,7 @@ def test_invariances(scale: Any) -> None:
         return inter_class_distance(s, t, labels, scale=scale)
 
     value = loss(student, teacher)
-    torch.testing.assert_close(loss(rotated(student, 1), rotated(teacher, 2)), value)
+    torch.testing.assert_close(loss(orthogonal(4)(student), orthogonal(5)(teacher)), value)
     torch.testing.assert_close(loss(student + 3, teacher - torch.arange(5.0).view(1, 5, 1, 1)), value)
     both = loss(1.5 * student, 1.5 * teacher)
     torch.testing.assert_close(both, value * (2.25 if scale == "none" else 1))
@@ -134,23 +134,51 @@ def test_invariances(scale: Any) -> None:
 
 
 @pytest.mark.parametrize("scale", ["none", "mean"])
-def test_gradcheck_no_gradient_to_the_teacher_and_halves(scale: Any) -> None:
-    draw = torch.Generator().manual_seed(5)
-    student, teacher = (torch.randn(2, 2, 2, 3, generator=draw, dtype=D, requires_grad=True) for _ in "st")
+def test_gradcheck_and_halves(scale: Any) -> None:
+    student, teacher = maps((2, 2, 2, 3), (2, 3, 2, 3), seed=5)
     labels = torch.tensor([[[0, 1, 255], [2, 0, 1]], [[0, 1, 3], [2, 0, 1]]])
+    assert_gradcheck(lambda s, t: inter_class_distance(s, t, labels, scale=scale), student, teacher)
+    assert_halves_average(
+        lambda s, t, y: inter_class_distance(s, t, y, scale=scale), student, teacher, labels
+    )
 
-    def loss(s: Tensor) -> Tensor:
-        return inter_class_distance(s, teacher, labels, scale=scale)
 
-    assert torch.autograd.gradcheck(loss, student)
-    whole = loss(student)
-    whole.backward()
-    assert teacher.grad is None
-    halves = [
-        inter_class_distance(student[i : i + 1], teacher[i : i + 1], labels[i : i + 1], scale=scale).item()
-        for i in range(2)
-    ]
-    assert sum(halves) / 2 == pytest.approx(whole.item(), rel=1e-12)
+def test_gradcheck_and_halves_of_positions() -> None:
+    places = maps((3, 2, 2, 3), (3, 2, 2, 3), seed=6)
+    assert_gradcheck(position_information, *places)
+    assert_halves_average(position_information, *places)
+
+
+def test_images_with_one_class_do_not_count() -> None:
+    # Hence the halves do not average where an image has no pair of classes.
+    student, teacher = maps((2, 2, 2, 3), (2, 2, 2, 3), seed=5)
+    labels = torch.tensor([[[0, 1, 255], [2, 0, 1]], [[4, 4, 255], [4, 4, 4]]])
+    alone = inter_class_distance(student[:1], teacher[:1], labels[:1])
+    torch.testing.assert_close(inter_class_distance(student, teacher, labels), alone)
+
+
+@pytest.mark.parametrize("scale", ["none", "mean"])
+@pytest.mark.parametrize("closeness", [0.0, 1e-4, 1e-2])
+def test_near_the_teacher_float32_keeps_the_stated_rounding(closeness: float, scale: Any) -> None:
+    _, teacher, labels = random_case(CASES[2], 7)
+    teacher = (3 + teacher).float()
+    student = teacher + closeness * maps(tuple(teacher.shape), seed=8)[0].float()
+    expected = inter_class_distance(student.double(), teacher.double(), labels, scale=scale).item()
+    value = inter_class_distance(student, teacher, labels, scale=scale).item()
+    # Means of vectors of length 4 or so, a difference of 1e-6 at most in an edge e: 2 e 1e-6 in its square.
+    error = 1e-6 + 2 * expected**0.5
+    assert abs(value - expected) < 1e-6 * error
+    assert closeness > 0 or value == 0
+
+
+def test_maps_that_differ_are_refused_with_both_shapes() -> None:
+    (student,) = maps((2, 2, 3, 5))
+    labels = torch.zeros(2, 3, 5, dtype=torch.int64)
+    for shape in ((2, 2, 3, 4), (1, 2, 3, 5)):
+        for loss in (lambda s, t: inter_class_distance(s, t, labels), position_information):
+            with pytest.raises(UserError, match=r"\(2, 2, 3, 5\), the teacher's \(") as error:
+                loss(student, *maps(shape))
+            assert str(shape) in str(error.value)
 
 
 @pytest.mark.parametrize("label", [255, 4])
@@ -225,6 +253,23 @@ class TestContract(MethodContract):
     falling: ClassVar[tuple[str, ...]] = ("inter_class_distance", "position_information")
     label_free: ClassVar[bool] = False
     of_labels: ClassVar[tuple[str, ...]] = ("inter_class_distance",)
+
+    def test_each_term_is_its_function(self) -> None:
+        torch.manual_seed(0)
+        method = IDD(Context(STUDENT, TEACHER, 1, None), **self.options)
+        student, teacher, here = output(STUDENT, 1), output(TEACHER, 2), target()
+        guesses = method.student_encoder(student.head_features), method.teacher_encoder(teacher.head_features)
+        distances = (student.head_features, teacher.head_features, here.labels)
+        expected = {
+            "inter_class_distance": inter_class_distance(
+                *distances, ignore_index=1, scale=self.options["scale"]
+            ),
+            "position_information": position_information(*guesses),
+        }
+        torch.testing.assert_close(method(student, teacher, here), expected)
+        assert method(student, teacher, here)["inter_class_distance"] != inter_class_distance(
+            *distances, scale=self.options["scale"]
+        )
 
 
 class TestScaledContract(TestContract):

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from contracts.method import STUDENT, TEACHER, MethodContract
+from contracts.forms import D, assert_equal_forms, assert_gradcheck, assert_halves_average, maps, orthogonal
+from contracts.method import STUDENT, TEACHER, MethodContract, output
 from torch import Tensor, nn
 
 from afdcd.errors import UserError
@@ -14,75 +15,68 @@ from afdcd.losses.ka import KA, Decoder, Encoder, affinity, feature_adaptation, 
 from afdcd.losses.method import Context
 from afdcd.models.output import ChannelSpec, SegOutput
 
-D = torch.float64
 SHAPES = [(1, 2, 1, 1), (2, 3, 3, 5), (3, 1, 5, 2), (1, 7, 3, 3), (2, 4, 1, 7), (4, 5, 5, 3)]
 
 
-def pair(shape: tuple[int, ...], seed: int = 0, teacher_channels: int | None = None) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(seed)
-    other = (shape[0], teacher_channels or shape[1], *shape[2:])
-    return torch.randn(shape, generator=draw, dtype=D), torch.randn(other, generator=draw, dtype=D)
+def cells(features: Tensor) -> list[list[Tensor]]:
+    """Vectors of each image's cells."""
+    return [list(image.flatten(1).T) for image in features]
 
 
-def cells(features: Tensor) -> list[list[list[float]]]:
-    """Vectors of each image's cells as Python floats."""
-    return [image.flatten(1).T.tolist() for image in features]
+def norm(vector: Tensor, order: float) -> Tensor:
+    if not vector.any():
+        return 0 * vector.sum()  # a root has no derivative there
+    return sum((abs(x) ** order for x in vector), torch.zeros((), dtype=vector.dtype)) ** (1 / order)
 
 
-def norm(vector: list[float], order: float) -> float:
-    return sum(abs(x) ** order for x in vector) ** (1 / order)
+def unit(vector: Tensor, order: float) -> Tensor:
+    return vector / norm(vector, order) if vector.any() else vector
 
 
-def naive_adaptation(student: Tensor, teacher: Tensor, p: float, q: float) -> float:
-    values = []
+def naive_adaptation(student: Tensor, teacher: Tensor, p: float, q: float) -> Tensor:
+    distances = [
+        norm(unit(s, q) - unit(t, q), p)
+        for ours, theirs in zip(cells(student), cells(teacher), strict=True)
+        for s, t in zip(ours, theirs, strict=True)
+    ]
+    return torch.stack(distances).mean()
+
+
+def naive_affinity(student: Tensor, teacher: Tensor) -> Tensor:
+    rows = []
     for ours, theirs in zip(cells(student), cells(teacher), strict=True):
-        for s, t in zip(ours, theirs, strict=True):
-            size, other = norm(s, q) or 1.0, norm(t, q) or 1.0
-            values.append(norm([a / size - b / other for a, b in zip(s, t, strict=True)], p))
-    return sum(values) / len(values)
-
-
-def naive_affinity(student: Tensor, teacher: Tensor) -> float:
-    total = 0.0
-
-    def cosine(a: list[float], b: list[float]) -> float:
-        scale = norm(a, 2) * norm(b, 2)
-        return sum(x * y for x, y in zip(a, b, strict=True)) / scale if scale else 0.0
-
-    for ours, theirs in zip(cells(student), cells(teacher), strict=True):
-        m = len(ours)
+        u, v = ([unit(x, 2) for x in image] for image in (ours, theirs))
+        m = len(u)
         for i in range(m):
-            row = [(cosine(ours[i], ours[j]) - cosine(theirs[i], theirs[j])) / m for j in range(m)]
-            total += norm(row, 2)
-    return total / len(student)
+            row = torch.stack([(u[i] @ u[j] - v[i] @ v[j]) / m for j in range(m)])
+            rows.append(norm(row, 2))
+    return torch.stack(rows).sum() / len(student)
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 2), (2, 2), (2, 1), (3, 1.5)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_adaptation_equals_the_loops(shape: Any, p: float, q: float) -> None:
-    student, teacher = pair(shape, 1)
+    student, teacher = maps(shape, shape, seed=1)
     student[0, :, 0, 0] = 0  # a dead cell
-    expected = naive_adaptation(student, teacher, p, q)
-    assert feature_adaptation(student, teacher, p=p, q=q).item() == pytest.approx(expected, rel=1e-10)
-    narrow = feature_adaptation(student.float(), teacher.float(), p=p, q=q)
-    assert narrow.dtype == torch.float32 and narrow.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert_equal_forms(
+        lambda s, t: feature_adaptation(s, t, p=p, q=q),
+        lambda s, t: naive_adaptation(s, t, p, q),
+        student,
+        teacher,
+    )
 
 
 @pytest.mark.parametrize("teacher_channels", [3, 6])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_affinity_equals_the_loops(shape: Any, teacher_channels: int) -> None:
-    student, teacher = pair(shape, 2, teacher_channels)
+    student, teacher = maps(shape, (shape[0], teacher_channels, *shape[2:]), seed=2)
     teacher[-1, :, 0, 0] = 0
-    expected = naive_affinity(student, teacher)
-    assert affinity(student, teacher).item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
-    narrow = affinity(student.float(), teacher.float())
-    assert narrow.dtype == torch.float32 and narrow.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert_equal_forms(affinity, naive_affinity, student, teacher)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:5])
 def test_reconstruction_equals_the_loops(shape: Any) -> None:
-    restored, features = pair(shape, 3)
-    code, _ = pair((shape[0], 2, 3, 1), 4)
+    restored, features, code = maps(shape, shape, (shape[0], 2, 3, 1), seed=3)
     errors = [
         (a - b) ** 2 for a, b in zip(restored.flatten().tolist(), features.flatten().tolist(), strict=True)
     ]
@@ -103,42 +97,46 @@ def test_hand_values() -> None:
     assert affinity(equal, orthogonal).item() == pytest.approx(1.0, abs=1e-9)
 
 
-def rotation(channels: int, seed: int) -> Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(channels, channels, generator=draw, dtype=D)).Q
-
-
-def rotated(features: Tensor, seed: int) -> Tensor:
-    return torch.einsum("dc,bchw->bdhw", rotation(features.shape[1], seed), features)
-
-
 def test_invariances() -> None:
-    student, teacher = pair((2, 4, 3, 5), 5)
+    student, teacher = maps((2, 4, 3, 5), (2, 4, 3, 5), seed=5)
     scale = 0.2 + torch.rand(2, 1, 3, 5, dtype=D)
     near = feature_adaptation(student, teacher)
     torch.testing.assert_close(feature_adaptation(student * scale, teacher / scale), near)
-    assert not torch.isclose(feature_adaptation(rotated(student, 1), teacher), near, rtol=1e-3)
+    assert not torch.isclose(feature_adaptation(orthogonal(4)(student), teacher), near, rtol=1e-3)
     alike = affinity(student, teacher)
     torch.testing.assert_close(affinity(student * scale, teacher / scale), alike)
-    torch.testing.assert_close(affinity(rotated(student, 1), rotated(teacher, 2)), alike)
+    torch.testing.assert_close(affinity(orthogonal(4)(student), orthogonal(4, 1)(teacher)), alike)
     assert not torch.isclose(affinity(student + 1, teacher), alike, rtol=1e-3)
 
 
 @pytest.mark.parametrize("loss", [feature_adaptation, affinity])
-def test_gradcheck_no_gradient_to_the_teacher_and_halves(loss: Any) -> None:
-    student, teacher = pair((2, 3, 2, 3), 6)
-    student.requires_grad_()
-    teacher.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student)
-    whole = loss(student, teacher)
-    whole.backward()
-    assert teacher.grad is None
-    halves = [loss(student[i : i + 1], teacher[i : i + 1]).item() for i in range(2)]
-    assert sum(halves) / 2 == pytest.approx(whole.item(), rel=1e-12)
+def test_gradcheck_and_halves(loss: Any) -> None:
+    student, teacher = maps((2, 3, 2, 3), (2, 3, 2, 3), seed=6)
+    assert_gradcheck(loss, student, teacher)
+    assert_halves_average(loss, student, teacher)
+
+
+@pytest.mark.parametrize("loss", [feature_adaptation, affinity])
+def test_maps_that_differ_are_refused_with_both_shapes(loss: Any) -> None:
+    for shape in ((2, 3, 2, 4), (1, 3, 2, 3)):
+        with pytest.raises(UserError, match=r"\(2, 3, 2, 3\), the teacher's \(") as error:
+            loss(*maps((2, 3, 2, 3), shape))
+        assert str(shape) in str(error.value)
+    with pytest.raises(UserError, match="channels"):
+        feature_adaptation(*maps((2, 3, 2, 3), (2, 4, 2, 3)))
+
+
+@pytest.mark.parametrize("closeness", [0.0, 1e-4, 1e-2])
+def test_near_the_teacher_float32_keeps_the_stated_rounding(closeness: float) -> None:
+    teacher, noise = (x.float() for x in maps((2, 6, 3, 5), (2, 6, 3, 5), seed=9))
+    student = 3 * teacher + closeness * noise
+    for loss, rounding in ((feature_adaptation, 6e-7), (affinity, 1e-7 * 15**0.5)):
+        expected = loss(student.double(), teacher.double()).item()
+        assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-6, abs=rounding)
 
 
 def test_a_perfect_student_costs_nothing_and_its_gradient_is_finite() -> None:
-    _, teacher = pair((2, 3, 4, 3), 7)
+    (teacher,) = maps((2, 3, 4, 3), seed=7)
     for p in (1, 2):
         student = teacher.clone().requires_grad_()
         value = feature_adaptation(student, teacher, p=p) + affinity(student, teacher)
@@ -147,9 +145,8 @@ def test_a_perfect_student_costs_nothing_and_its_gradient_is_finite() -> None:
 
 
 def test_norms_below_one_are_refused() -> None:
-    maps = torch.zeros(1, 2, 3, 3)
     with pytest.raises(UserError, match=r"p 0\.5 and q 2"):
-        feature_adaptation(maps, maps, p=0.5)
+        feature_adaptation(*maps((1, 2, 3, 3), (1, 2, 3, 3)), p=0.5)
 
 
 @pytest.mark.parametrize(("size", "stride"), [((5, 7), 2), ((6, 8), 2), ((3, 5), 1)])
@@ -225,6 +222,19 @@ class TestContract(MethodContract):
     options: ClassVar[dict[str, Any]] = OPTIONS
     falling: ClassVar[tuple[str, ...]] = ("feature_adaptation", "affinity")
     additive: ClassVar[bool] = False  # the adapter's BatchNorm sees the whole batch
+
+    def test_each_term_is_its_function_of_its_own_adapter(self) -> None:
+        torch.manual_seed(0)
+        method = KA(Context(STUDENT, TEACHER, 255, None), **{**OPTIONS, "p": 2.0, "q": 3.0})
+        student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+        features, code = student.features[-1], method.encoder(teacher.features[-1])
+        assert [type(layer) for layer in method.cells] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        terms = method(student, teacher, None)
+        expected = {
+            "feature_adaptation": feature_adaptation(method.cells(features), code, p=2.0, q=3.0),
+            "affinity": affinity(method.relations(features), code),
+        }
+        torch.testing.assert_close(terms, expected)
 
     def test_a_strided_code_meets_a_coarser_student(self) -> None:
         method = KA(Context(STUDENT, TEACHER, 255, None), **{**OPTIONS, "stride": 2})
