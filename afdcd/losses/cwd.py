@@ -17,8 +17,8 @@ from afdcd.models.output import SegOutput, Stop
 def channel_wise(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """T^2 KL(teacher || student) of each channel's softmax over positions, averaged over channels.
 
-    Ignored pixels take part: no label is read. Near a perfect student the rounding of float32 leaves about
-    1e-7 T max|value| of a channel's value.
+    Ignored pixels take part: no label is read. Near a perfect student float32 rounds a channel's value by up
+    to 1e-7 T (max|value| + T ln(H W)).
 
     Args:
         student: (B, C, H, W), logits or features.
@@ -60,6 +60,12 @@ class ChannelWise(Method):
         channels = (context.student.head_features, context.teacher.head_features)
         self.align = nn.Conv2d(*channels, 1, bias=False)
         self.feature_factor = channels[1] / channels[0]
+
+    def activate(self, terms: frozenset[str]) -> None:
+        """Keep to these terms, and the adapter for "channel_features" only."""
+        super().activate(terms)
+        if "channel_features" not in terms:
+            del self.align
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "channel_logits" and "channel_features"."""

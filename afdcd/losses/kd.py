@@ -29,7 +29,7 @@ def logit_kd(
     Ignored pixels take part: no label is read. With `class_weight` a pixel counts as much as the class
     weight that the teacher expects there, sum_k p_k w_k with p its plain softmax, and the sum is divided
     by the sum of these pixel weights; halves of a batch then no longer average to the whole.
-    Near a perfect student the rounding of float32 leaves about 1e-7 T max|logit| of a pixel's value.
+    Near a perfect student float32 rounds a pixel's value by up to 1e-7 T (max|logit| + T ln K).
 
     Args:
         student_logits: (B, K, H, W), not upsampled.

@@ -25,6 +25,7 @@ def pairwise_affinity(student: Tensor, teacher: Tensor, *, pool: int = 2) -> Ten
 
     Maps are max-pooled first, windows at the border smaller where they do not fit; the number of channels may
     differ. Ignored pixels take part: no label is read. Memory: (H W / pool^2)^2 numbers per image.
+    Near a perfect student float32 rounds a value v by up to 5e-7 sqrt(v).
 
     Args:
         student: (B, C_S, H, W).
@@ -82,6 +83,12 @@ class SKD(Method):
         self.discriminator_weight = discriminator_weight
         self.discriminator = Discriminator(context.student.num_classes, discriminator_width)
 
+    def activate(self, terms: frozenset[str]) -> None:
+        """Keep to these terms, and the discriminator for "adversarial" only."""
+        super().activate(terms)
+        if "adversarial" not in terms:
+            del self.discriminator
+
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "pairwise" and "adversarial"."""
         values: dict[str, Tensor] = {}
@@ -109,7 +116,8 @@ class SKD(Method):
 
     def param_groups(self) -> list[ParamGroup]:
         """The discriminator by its own Adam, unclipped."""
-        return [ParamGroup(list(self.discriminator.parameters()), clip=False, adam=_ADAM)]
+        own = list(self.parameters())
+        return [ParamGroup(own, clip=False, adam=_ADAM)] if own else []
 
     def _frozen_scores(self, logits: Tensor) -> Tensor:
         """Scores without a step of the spectral norm and without gradients into the discriminator."""

@@ -75,6 +75,24 @@ def assert_wide_under_autocast(loss: Loss, student: Tensor, teacher: Tensor) -> 
         assert cast.dtype == plain.dtype and cast.equal(plain)
 
 
+def assert_rounding_near(
+    loss: Loss, bound: Callable[[float, float], float], shape: tuple[int, ...], *, scale: float = 1.0
+) -> None:
+    """What float32 adds where student is near teacher keeps to `bound(value, largest input)`."""
+    teacher, noise = maps(shape, shape, seed=5)
+    teacher = (scale * teacher).float()
+    for size in (0.0, 1e-6, 1e-4, 1e-2):
+        student = (teacher.to(D) * (1 + size * noise)).float()
+        value = loss(student.to(D), teacher.to(D)).item()
+        added = abs(loss(student, teacher).item() - value)
+        assert added <= 1e-5 * abs(value) + bound(max(value, 0.0), teacher.abs().max().item()), size
+
+
+def of_squared_cosines(value: float, largest: float) -> float:
+    """The bound of a mean of squared differences of unit vectors or cosines."""
+    return 5e-7 * value**0.5 + 1e-13
+
+
 def assert_gradcheck(loss: Loss, student: Tensor, teacher: Tensor) -> None:
     """Numerical and analytical gradients agree."""
     assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student.clone().requires_grad_())

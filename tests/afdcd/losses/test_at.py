@@ -8,7 +8,9 @@ from contracts.forms import (
     assert_equal_forms,
     assert_gradcheck,
     assert_halves_average,
+    assert_rounding_near,
     maps,
+    of_squared_cosines,
     orthogonal,
     vectors,
 )
@@ -60,7 +62,8 @@ def test_invariances() -> None:
     value = attention_transfer(student, teacher)
     for other in (student[:, [2, 0, 3, 1]], -student, orthogonal(4)(student), 3 * student):
         torch.testing.assert_close(attention_transfer(other, teacher), value)
-    torch.testing.assert_close(attention_transfer(student, orthogonal(6)(teacher)), value)
+    for other in (teacher[:, [2, 0, 5, 3, 1, 4]], -teacher, orthogonal(6)(teacher), 3 * teacher):
+        torch.testing.assert_close(attention_transfer(student, other), value)
     per_pixel = maps((2, 1, 3, 5), seed=2)[0].exp()
     assert not torch.isclose(attention_transfer(student * per_pixel, teacher), value, rtol=1e-3)
     assert not torch.isclose(attention_transfer(student, teacher.flip(-1)), value, rtol=1e-3)
@@ -73,6 +76,11 @@ def test_gradient_and_halves() -> None:
     student, teacher = maps((2, 3, 2, 3), (2, 5, 2, 3))
     assert_gradcheck(attention_transfer, student, teacher)
     assert_halves_average(attention_transfer, student, teacher)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_near_the_teacher_the_rounding_keeps_to_its_bound(scale: float) -> None:
+    assert_rounding_near(attention_transfer, of_squared_cosines, (2, 5, 9, 7), scale=scale)
 
 
 def test_an_empty_map_has_no_attention_and_finite_gradients() -> None:

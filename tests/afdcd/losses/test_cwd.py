@@ -9,6 +9,7 @@ from contracts.forms import (
     assert_equal_forms,
     assert_gradcheck,
     assert_halves_average,
+    assert_rounding_near,
     maps,
     permuted_pixels,
     vectors,
@@ -71,10 +72,15 @@ def test_gradient_and_halves() -> None:
     assert_halves_average(channel_wise, student, teacher)
 
 
-def test_near_the_teacher_the_rounding_keeps_to_its_bound() -> None:
-    (teacher,) = maps((2, 3, 9, 7), scale=30.0)
-    value = channel_wise((teacher * (1 + 1e-7)).float(), teacher.float())
-    assert abs(value.item()) < 1e-6 * 4 * teacher.abs().max().item()
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_near_the_teacher_the_rounding_keeps_to_its_bound(temperature: float, scale: float) -> None:
+    assert_rounding_near(
+        lambda s, t: channel_wise(s, t, temperature=temperature),
+        lambda value, largest: 1e-7 * temperature * (largest + temperature * math.log(9 * 7)),
+        (2, 3, 9, 7),
+        scale=scale,
+    )
 
 
 def test_places_that_a_teacher_never_looks_at_are_finite() -> None:

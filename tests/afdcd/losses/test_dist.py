@@ -5,7 +5,14 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from contracts.forms import assert_equal_forms, assert_gradcheck, maps, permuted_pixels, vectors
+from contracts.forms import (
+    assert_equal_forms,
+    assert_gradcheck,
+    assert_rounding_near,
+    maps,
+    permuted_pixels,
+    vectors,
+)
 from contracts.method import CLASSES, STUDENT, TEACHER, MethodContract, output, target
 from torch import Tensor
 
@@ -63,13 +70,33 @@ def test_a_class_that_nobody_predicts() -> None:
     assert_equal_forms(dist, lambda s, t: naive(s, t, 1.0, 1.0), student, teacher)
 
 
+def test_a_class_whose_probability_underflows_has_finite_gradients() -> None:
+    student, teacher = (x.float() for x in maps((2, 4, 3, 3), (2, 4, 3, 3), seed=3))
+    student[:, 2] -= 300
+    value = dist(student.requires_grad_(), teacher)
+    value.backward()
+    assert value.isfinite() and student.grad is not None
+    assert student.grad.isfinite().all() and student.grad.any()
+
+
+@pytest.mark.parametrize(("beta", "gamma"), [(1.0, 1.0), (2.0, 0.0), (0.0, 0.5)])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_near_the_teacher_the_rounding_keeps_to_its_bound(scale: float, beta: float, gamma: float) -> None:
+    assert_rounding_near(
+        lambda s, t: dist(s, t, beta=beta, gamma=gamma),
+        lambda value, largest: 2.5e-7 * (beta + gamma),
+        (2, 7, 9, 5),
+        scale=scale,
+    )
+
+
 def logits(*rows: tuple[float, ...]) -> Tensor:
     return vectors(*(tuple(math.log(p) for p in row) for row in rows))
 
 
 def test_hand_values() -> None:
     student, teacher = logits((0.9, 0.1), (0.1, 0.9)), logits((0.1, 0.9), (0.9, 0.1))
-    assert dist(student, teacher).item() == pytest.approx(4 - 6e-8, abs=3e-9)
+    assert dist(student, teacher).item() == pytest.approx(4 - 2e-8 / 0.32, abs=1e-9)
     assert dist(student, student).item() == pytest.approx(0, abs=1e-7)
     assert dist(student, teacher, gamma=0.0).item() == pytest.approx(2, abs=1e-7)
     student, teacher = logits((0.6, 0.3, 0.1), (0.2, 0.3, 0.5)), logits((0.5, 0.2, 0.3), (0.1, 0.1, 0.8))

@@ -9,7 +9,9 @@ from contracts.forms import (
     assert_equal_forms,
     assert_gradcheck,
     assert_halves_average,
+    assert_rounding_near,
     maps,
+    of_squared_cosines,
     orthogonal,
     vectors,
 )
@@ -125,6 +127,26 @@ def test_gradient_passes_through_the_centres() -> None:
     student, teacher, labels = case(4)
     assert_gradcheck(lambda s, t: intra_class_variation(s, t, labels), student, teacher)
     assert_halves_average(intra_class_variation, student, teacher, labels)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_near_the_teacher_the_rounding_keeps_to_its_bound(scale: float) -> None:
+    labels = torch.arange(2 * 9 * 7).view(2, 9, 7) % 5
+    labels[:, :2] = 255
+    assert_rounding_near(
+        lambda s, t: intra_class_variation(s, t, labels), of_squared_cosines, (2, 5, 9, 7), scale=scale
+    )
+
+
+def test_an_image_of_one_class_beside_one_without_labels() -> None:
+    student, teacher, labels = case(2)
+    labels[0], labels[1] = 4, 255
+    assert_equal_forms(
+        lambda s, t: intra_class_variation(s, t, labels),
+        lambda s, t: naive(s, t, labels, 255),
+        student,
+        teacher,
+    )
 
 
 def test_dead_cells_have_finite_gradients() -> None:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from contracts.forms import assert_equal_forms, assert_gradcheck, assert_halves_average, assert_rounding_near
 from contracts.method import MethodContract
 from torch import Tensor
 
@@ -16,24 +17,23 @@ from afdcd.models.output import ChannelSpec
 SHAPES = [(1, 2, 1, 1), (2, 3, 4, 5), (3, 7, 1, 3), (1, 11, 5, 3), (2, 1, 2, 2), (4, 5, 3, 7)]
 
 
-def naive(student: Tensor, teacher: Tensor, temperature: float, reduction: str, weights: Any = None) -> float:
-    """The formula by loops over Python floats."""
+def naive(student: Tensor, teacher: Tensor, temperature: float, reduction: str, weights: Any) -> Tensor:
+    """The formula, number by number."""
     batch, classes, height, width = student.shape
-    total = norm = 0.0
+    total, norm = torch.zeros((), dtype=student.dtype), 0.0
 
-    def softmax(logits: list[float], t: float) -> list[float]:
-        top = max(logits)
-        powers = [math.exp((x - top) / t) for x in logits]
+    def softmax(logits: Tensor, t: float) -> list[Tensor]:
+        powers = [((x - logits.max().detach()) / t).exp() for x in logits]
         return [p / sum(powers) for p in powers]
 
     for b in range(batch):
         for y in range(height):
             for x in range(width):
-                s, t = student[b, :, y, x].tolist(), teacher[b, :, y, x].tolist()
+                s, t = student[b, :, y, x], teacher[b, :, y, x]
                 p, q = softmax(t, temperature), softmax(s, temperature)
-                kl = sum(p[k] * (math.log(p[k]) - math.log(q[k])) for k in range(classes))
+                kl = sum(p[k] * (p[k].log() - q[k].log()) for k in range(classes))
                 belief = softmax(t, 1.0)
-                share = 1.0 if weights is None else sum(belief[k] * weights[k] for k in range(classes))
+                share = 1.0 if weights is None else sum(belief[k].item() * weights[k] for k in range(classes))
                 total, norm = total + share * kl, norm + share
     return temperature**2 * total / norm / (classes if reduction == "element" else 1)
 
@@ -55,16 +55,13 @@ def single(*values: float) -> Tensor:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_formula(shape: Any, weighted: bool, temperature: float, reduction: Any) -> None:
-    student, teacher = random_logits(shape, 1)
     weights = [0.25 + 0.5 * k for k in range(shape[1])] if weighted else None
-    options = {"temperature": temperature, "reduction": reduction}
     weight = None if weights is None else torch.tensor(weights)
-    expected = naive(student, teacher, temperature, reduction, weights)
-    wide = logit_kd(student, teacher, class_weight=weight, **options)
-    narrow = logit_kd(student.float(), teacher.float(), class_weight=weight, **options)
-    assert wide.dtype == torch.float64 and narrow.dtype == torch.float32
-    assert wide.item() == pytest.approx(expected, rel=1e-10, abs=1e-12)
-    assert narrow.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert_equal_forms(
+        lambda s, t: logit_kd(s, t, temperature=temperature, reduction=reduction, class_weight=weight),
+        lambda s, t: naive(s, t, temperature, reduction, weights),
+        *random_logits(shape, 1),
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -76,21 +73,39 @@ def test_gradient_is_the_difference_of_the_distributions(temperature: float) -> 
     torch.testing.assert_close(student.grad, expected.detach(), rtol=1e-10, atol=1e-14)
 
 
-def test_gradcheck_with_class_weight() -> None:
-    student, teacher = random_logits((2, 3, 2, 2), 3)
-    weight = torch.tensor([0.5, 1.0, 3.0])
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 1.0, 3.0])])
+@pytest.mark.parametrize("reduction", ["pixel", "element"])
+def test_gradcheck(weight: Tensor | None, reduction: Any) -> None:
+    options: dict[str, Any] = {"temperature": 2.0, "reduction": reduction, "class_weight": weight}
+    assert_gradcheck(lambda s, t: logit_kd(s, t, **options), *random_logits((2, 3, 2, 2), 3))
 
-    def loss(s: Tensor) -> Tensor:
-        return logit_kd(s, teacher, temperature=2.0, class_weight=weight)
 
-    assert torch.autograd.gradcheck(loss, student.requires_grad_())
+def test_images_average_unless_classes_are_weighted() -> None:
+    batch = random_logits((3, 4, 3, 5), 6)
+    assert_halves_average(lambda s, t: logit_kd(s, t, temperature=3.0), *batch)
+    with pytest.raises(AssertionError):
+        assert_halves_average(lambda s, t: logit_kd(s, t, class_weight=torch.arange(4.0)), *batch)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 50.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_near_the_teacher_the_rounding_keeps_to_its_bound(temperature: float, scale: float) -> None:
+    assert_rounding_near(
+        lambda s, t: logit_kd(s, t, temperature=temperature),
+        lambda value, largest: 1e-7 * temperature * (largest + temperature * math.log(7)),
+        (2, 7, 9, 5),
+        scale=scale,
+    )
 
 
 def test_hand_values() -> None:
     zero, three, nine = single(0, 0), single(math.log(3), 0), single(2 * math.log(3), 0)
     assert logit_kd(zero, three).item() == pytest.approx(0.130812036, abs=1e-9)
     assert logit_kd(zero, three, reduction="element").item() == pytest.approx(0.065406018, abs=1e-9)
-    assert logit_kd(zero, nine, temperature=2.0).item() == pytest.approx(0.523248144, abs=2e-9)
+    assert logit_kd(zero, nine, temperature=2.0).item() == pytest.approx(0.523248144, abs=1e-9)
+    # SKD's form, a cross-entropy with the teacher's distribution, is larger by that one's entropy.
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert logit_kd(zero, three).item() + entropy == pytest.approx(0.693147181, abs=1e-9)
 
 
 def test_direction_is_teacher_to_student() -> None:

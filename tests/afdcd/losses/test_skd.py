@@ -8,7 +8,9 @@ from contracts.forms import (
     assert_equal_forms,
     assert_gradcheck,
     assert_halves_average,
+    assert_rounding_near,
     maps,
+    of_squared_cosines,
     orthogonal,
     permuted_pixels,
     vectors,
@@ -95,6 +97,8 @@ def test_invariances_with_pooling() -> None:
     value = pairwise_affinity(student, teacher)
     for other in (3 * student, student[:, [2, 0, 3, 1]]):
         torch.testing.assert_close(pairwise_affinity(other, teacher), value)
+    for other in (3 * teacher, teacher[:, [2, 0, 5, 3, 1, 4]]):
+        torch.testing.assert_close(pairwise_affinity(student, other), value)
     scale = maps((2, 1, 5, 5), seed=2)[0].exp()
     for other in (student * scale, orthogonal(4)(student), -student):
         assert not torch.isclose(pairwise_affinity(other, teacher), value, rtol=1e-3)
@@ -108,6 +112,14 @@ def test_gradient_and_halves() -> None:
     student, teacher = maps((2, 3, 3, 3), (2, 4, 3, 3))
     assert_gradcheck(pairwise_affinity, student, teacher)
     assert_halves_average(pairwise_affinity, student, teacher)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_near_the_teacher_the_rounding_keeps_to_its_bound(scale: float, pool: int) -> None:
+    assert_rounding_near(
+        lambda s, t: pairwise_affinity(s, t, pool=pool), of_squared_cosines, (2, 5, 9, 7), scale=scale
+    )
 
 
 def test_dead_cells_have_finite_gradients() -> None:
