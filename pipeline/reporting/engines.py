@@ -84,7 +84,7 @@ def engines(results: Results, names: Names) -> dict[str, Any]:
             f"multiply-add is one MAC); it has no count for {', '.join(uncounted) or 'no operator'}, "
             "taken as zero."
         ),
-        "pareto": figures.pareto(list(_points(results, names)), names.labels),
+        "pareto": figures.pareto(list(_points(results, names)), names.panels),
     }
 
 

@@ -11,6 +11,7 @@ class Names:
 
     Attributes:
         labels: model id -> the name shown.
+        panels: model id -> the same without the seed.
     """
 
     def __init__(self, results: Results) -> None:
@@ -18,12 +19,10 @@ class Names:
         train = results.params.train
         self._networks = results.networks
         self._colours = recipe_colours(results.params.distill.run)
-        self.labels = {
-            model: label(
-                network, several_seeds=len(train.seeds) > 1, several_students=len(train.students) > 1
-            )
-            for model, network in results.networks.items()
-        }
+        seeds, students = len(train.seeds) > 1, len(train.students) > 1
+        named = results.networks.items()
+        self.labels = {m: label(n, several_seeds=seeds, several_students=students) for m, n in named}
+        self.panels = {m: label(n, several_seeds=False, several_students=students) for m, n in named}
 
     def colour(self, model: str) -> str:
         """The colour of a model's role."""

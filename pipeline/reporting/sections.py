@@ -10,11 +10,13 @@ from typing import Any
 from deploy.gates import Judgement, Verdict
 from pipeline.params import Params
 from pipeline.provenance import git_state
-from pipeline.reporting import figures
+from pipeline.reporting.classes import Series, class_figure
+from pipeline.reporting.curves import Curve as Drawn
+from pipeline.reporting.curves import training_curves
 from pipeline.reporting.gallery import embed, embed_map
 from pipeline.reporting.names import Names
-from pipeline.reporting.words import NOTHING, percent
-from pipeline.results import TEACHER, Curve, Results
+from pipeline.reporting.words import NOTHING, percent, short
+from pipeline.results import ALONE, TEACHER, Curve, Results
 
 STATUS_STYLES = {"pass": "pass", "fail": "fail", "not judged": "judge", "not gated": "none"}
 PICTURE_WIDTH = 320
@@ -46,15 +48,12 @@ def _gate(verdict: Verdict, names: Names) -> dict[str, str]:
 def classes(results: Results, names: Names) -> dict[str, Any]:
     """IoU of each class on the first target."""
     target, known = results.params.deploy.targets[0], results.data.info.classes
+    scores = {model: results.scores[model, target] for model in results.params.deploy.models}
     series = [
-        (
-            names.labels[model],
-            names.colour(model),
-            [results.scores[model, target].iou[name] for name in known],
-        )
-        for model in results.params.deploy.models
+        Series(names.labels[model], names.colour(model), [score.iou[name] for name in known])
+        for model, score in scores.items()
     ]
-    return {"class_target": target, "class_bars": figures.class_bars(known, series)}
+    return {"class_target": target, "class_bars": class_figure(known, series)}
 
 
 def gallery(results: Results, names: Names) -> dict[str, Any]:
@@ -100,35 +99,48 @@ def _gallery_columns(results: Results, names: Names) -> list[tuple[str, str, str
 
 
 def training(results: Results, names: Names) -> dict[str, Any]:
-    """Curves and the last values of every term."""
-    practice = results.params.train.practice
+    """Curves, validation scores and the last values of every term; networks without an engine too."""
+    practice, deployed = results.params.train.practice, results.params.deploy.models
+    networks = results.networks
     curves = [
-        figures.Curve(
+        Drawn(
             label=names.labels[model],
+            panel=names.panels[model],
             colour=names.colour(model),
+            student=networks[model].student,
+            reference=networks[model].recipe in (TEACHER, ALONE),
             loss=_column(rows, "loss"),
             val_miou=_column(rows, "val_miou"),
         )
         for model, rows in results.curves.items()
     ]
+    note = (
+        "Weights are chosen by mIoU on val, in PyTorch; nothing is chosen on test. Class weights: "
+        f"{practice.class_weights}; precision: {practice.precision}. Losses of different recipes are "
+        "sums of different terms and do not compare."
+    )
+    if len(deployed) < len(results.curves):
+        note += " Only deployed networks have engines, and with them scores on test."
     return {
-        "curves": figures.training_curves(curves),
+        "curves": training_curves(curves),
         "trainings": [
-            {"label": names.labels[model], "colour": names.colour(model), **_training(rows)}
+            {
+                "label": names.panels[model],
+                "colour": names.colour(model),
+                "seed": networks[model].seed,
+                "engine": "yes" if model in deployed else "no",
+                **_training(rows),
+            }
             for model, rows in results.curves.items()
         ],
-        "training_note": (
-            "Weights are chosen by mIoU on val, in PyTorch; nothing is chosen on test. Class weights: "
-            f"{practice.class_weights}; precision: {practice.precision}. Losses of different recipes are "
-            "sums of different terms and do not compare."
-        ),
+        "training_note": note,
     }
 
 
 def _training(rows: Curve) -> dict[str, Any]:
     if not rows:
-        nothing = dict.fromkeys(("best", "miou", "seconds", "rate", "terms"), NOTHING)
-        return {"iterations": "imported", **nothing}
+        nothing = dict.fromkeys(("best", "miou", "seconds", "rate"), NOTHING)
+        return {"iterations": "imported", **nothing, "terms": [NOTHING]}
     scores, last = _column(rows, "val_miou"), rows[-1]
     best = max(scores, key=lambda pair: pair[1]) if scores else None
     rates = sorted(rate for _, rate in _column(rows, "images_per_second"))
@@ -141,9 +153,9 @@ def _training(rows: Curve) -> dict[str, Any]:
         "iterations": f"{last['iteration']:.0f}",
         "best": best[0] if best else NOTHING,
         "miou": percent(best[1]) if best else NOTHING,
-        "seconds": f"{last['seconds']:.0f}",
+        "seconds": short(last["seconds"]),
         "rate": f"{rates[len(rates) // 2]:.0f}" if rates else NOTHING,
-        "terms": ", ".join(terms) or NOTHING,
+        "terms": terms or [NOTHING],
     }
 
 
@@ -204,4 +216,4 @@ def _flat(
             yield from _flat(inner, prefix=f"{prefix}{name} ")
         else:
             text = ", ".join(map(str, inner)) if isinstance(inner, list) else str(inner)
-            yield f"{prefix}{name}".replace("_", " "), text or "none"
+            yield f"{prefix}{name}".replace("_", " "), "none" if inner is None else text or "none"

@@ -19,7 +19,10 @@ MUTED = "#7b8794"
 GRID = "#e4e7eb"
 TEACHER = "#52606d"
 ALONE = "#d98a1f"
-_RECIPES = ("#3a6fc4", "#0f8f7e", "#a4508b", "#c2453d", "#5f8f2f", "#7a5cc7", "#b07c4f", "#2f8fb0")
+_RECIPES = (
+    *("#3a6fc4", "#0f8f7e", "#a4508b", "#c2453d", "#5f8f2f", "#7a5cc7", "#b07c4f", "#2f8fb0"),
+    *("#e377a8", "#1f3a7a", "#a9b01f", "#7a1f2b", "#63c29b", "#c79bdb", "#0b4f3c", "#7fb2e5"),
+)
 _MARKERS = {"fp32": "o", "fp16": "D", "bf16": "^", "int8": "s"}
 
 
@@ -36,8 +39,10 @@ def marker(precision: str) -> str:
 
 
 @contextmanager
-def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of `columns` axes in the report's style; width and height in inches."""
+def figure(
+    width: float, height: float, columns: int = 1, rows: int = 1
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of rows x columns axes, row by row, in the report's style; width and height in inches."""
     settings: Any = {
         "font.family": "DejaVu Sans",
         "font.size": 9,
@@ -57,8 +62,8 @@ def figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Figu
         "svg.hashsalt": "report",  # element ids must not change from run to run
     }
     with plt.rc_context(settings):
-        made, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False, layout="constrained")
-        yield made, list(axes[0])
+        made, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+        yield made, list(axes.flat)
         plt.close(made)
 
 
