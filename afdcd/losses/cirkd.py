@@ -179,6 +179,14 @@ class CIRKD(Method):
             }
         )
 
+    def activate(self, terms: frozenset[str]) -> None:
+        """Keep to these terms, and projector and queues for the memory's only."""
+        super().activate(terms)
+        for name in set(self.draws) - terms:
+            del self.queues[name]
+        if not self.queues:
+            del self.projector
+
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "mini_batch_pixel", "memory_pixel" and "memory_region".
 

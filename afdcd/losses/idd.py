@@ -139,6 +139,12 @@ class IDD(Method):
         self.teacher_encoder = PositionEncoder(context.teacher.head_features).requires_grad_(False)
         self.student_encoder = PositionEncoder(context.student.head_features)
 
+    def activate(self, terms: frozenset[str]) -> None:
+        """Keep to these terms, and the position encoders for "position_information" only."""
+        super().activate(terms)
+        if "position_information" not in terms:
+            del self.teacher_encoder, self.student_encoder
+
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "inter_class_distance" and "position_information".
 

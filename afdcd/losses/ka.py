@@ -169,6 +169,14 @@ class KA(Method):
         self.encoder.eval()
         return self
 
+    def activate(self, terms: frozenset[str]) -> None:
+        """Keep to these terms, and of the student's two ways those that they take."""
+        super().activate(terms)
+        if "feature_adaptation" not in terms:
+            del self.cells
+        if "affinity" not in terms:
+            del self.relations
+
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "feature_adaptation" and "affinity".
 

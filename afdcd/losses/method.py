@@ -61,8 +61,8 @@ class Method(nn.Module):
     """A distillation method.
 
     A subclass names its `terms` and how far both networks must run, and takes the run's Context and its
-    options, as keywords without defaults. `active` holds the terms with a weight, all of them until an
-    Objective says otherwise; `forward` returns these and no others.
+    options, as keywords without defaults. `active` holds the terms with a weight, all of them until
+    `activate` says otherwise; `forward` returns these and no others.
     """
 
     terms: ClassVar[tuple[str, ...]]
@@ -75,6 +75,10 @@ class Method(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.active = frozenset(self.terms)
+
+    def activate(self, terms: frozenset[str]) -> None:
+        """Keep to these terms; a method deletes what it learns or stores for the others alone."""
+        self.active = terms
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """Raw values of the active terms, float32 scalars that lead gradients to the student only."""

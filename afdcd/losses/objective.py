@@ -92,7 +92,7 @@ def build_objective(recipe: Recipe, context: Context, *, where: str = "recipe") 
         if not checked.weights:
             continue
         methods[name] = resolve(METHODS, name, "distillation method")(context, **checked.options)
-        methods[name].active = frozenset(checked.weights)
+        methods[name].activate(frozenset(checked.weights))
         weights |= checked.weights
     return Objective(methods, weights, resize=recipe_resize(recipe, where))
 

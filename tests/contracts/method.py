@@ -141,6 +141,17 @@ class MethodContract:
             terms[term].backward()
             assert any(value.grad is not None and value.grad.any() for value in tensors(student)), term
 
+    def test_nothing_is_learnt_that_no_term_needs(self) -> None:
+        """A term alone trains all that its objective holds: nothing else is built, moved and kept."""
+        for term in class_constant(METHODS[self.name], "terms"):
+            objective = self.build(weights={term: 1.0})
+            student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+            side = objective.side_losses(student, teacher, target())
+            (objective.total(objective(student, teacher, target())) + sum(side.values())).backward()
+            assert all(p.grad is not None for p in objective.parameters() if p.requires_grad), term
+            grouped = [id(p) for group in objective.param_groups() for p in group.parameters]
+            assert sorted(grouped) == sorted(id(p) for p in objective.parameters()), term
+
     def test_weight_scales_the_total(self) -> None:
         terms = class_constant(METHODS[self.name], "terms")
         objective = self.build(weights={term: 0.5 + i for i, term in enumerate(terms)})

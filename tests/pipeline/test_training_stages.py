@@ -307,7 +307,8 @@ def test_a_recipes_own_batch_norm_is_shared_between_gpus_as_the_students() -> No
         (False, nn.BatchNorm2d, nn.SyncBatchNorm),
     ):
         parts: Any = Parts(world, *[None] * 6, sync_bn)  # type: ignore[arg-type]
-        objective = build_objective({"cirkd": CIRKD}, Context(channels, channels, 255, None))
+        memory = CIRKD | {"weights": {"memory_pixel": 1.0}}
+        objective = build_objective({"cirkd": memory}, Context(channels, channels, 255, None))
         kinds = {type(module) for module in parts.shared(objective).modules()}
         assert kind in kinds and other not in kinds
 
