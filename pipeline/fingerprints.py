@@ -34,6 +34,7 @@ PLUMBING = frozenset(
         "pipeline.complaints",
         "pipeline.launch",
         "pipeline.params",
+        "pipeline.parent",
         "pipeline.paths",
         "pipeline.strict_yaml",
     }

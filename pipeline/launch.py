@@ -1,31 +1,29 @@
-"""Start a training stage in one process or, through torchrun, in several.
+"""Start a training stage in one process or, through torchrun, in several, on one machine or more.
 
-Usage: `python -m pipeline.launch MODULE ARGUMENTS`.
+Usage: `python -m pipeline.launch [--parent=PID] MODULE ARGUMENTS`.
 
-How many is `runtime.processes` in params.yaml, which no stage tracks: the number of GPUs changes speed and
-re-runs nothing. Several machines are torchrun's affair: start the stage with torchrun by hand on each
-(`torchrun --nnodes=2 ... -m pipeline.distill STUDENT RECIPE SEED`), in a folder that all of them share.
+How many is `runtime.processes` in params.yaml on each of `runtime.nodes` machines, which no stage tracks: the
+number of GPUs changes speed and re-runs nothing. On several machines the same stage is started on each;
+docs/distributed.md says how. `--parent` names the process that asks for the stage: with its death the
+training ends, even if it dies before this one has started.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
-import logging
 import os
-import signal
+import re
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from afdcd.config import RuntimeConfig
 from afdcd.errors import UserError
 from pipeline import cli
 from pipeline.params import load
+from pipeline.parent import end_with_parent
 
 GPUS = Path("/proc/driver/nvidia/gpus")
-PR_SET_PDEATHSIG = 1
 
 
 def count_gpus(environment: Mapping[str, str], folder: Path = GPUS) -> int:
@@ -56,17 +54,21 @@ def count_threads(runtime: RuntimeConfig, processes: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
-def end_with_parent() -> None:
-    """Have Linux send SIGTERM to this process when its parent dies: a killed dvc leaves no trainer behind.
-
-    The request outlives exec. Elsewhere than on Linux nothing happens.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise SystemExit(143)
+def node_mistakes(runtime: RuntimeConfig) -> Iterator[str]:
+    """Settings of several machines that cannot work, a sentence each."""
+    port = int(runtime.rendezvous.rpartition(":")[2]) if runtime.rendezvous else 1
+    if runtime.nodes > 1 and runtime.rendezvous is None:
+        yield (
+            f"runtime.nodes: {runtime.nodes} need a place to meet; set runtime.rendezvous to host:port of "
+            "one of them, for instance node1:29400"
+        )
+    if runtime.nodes == 1 and runtime.rendezvous is not None:
+        yield (
+            f"runtime.rendezvous: {runtime.rendezvous} is of no use to one node; set runtime.nodes to how "
+            "many there are, or rendezvous to null"
+        )
+    if port > 65535:
+        yield f"runtime.rendezvous: {runtime.rendezvous} has no such port; take one from 1024 to 65535"
 
 
 def main(given: list[str]) -> None:
@@ -75,17 +77,30 @@ def main(given: list[str]) -> None:
     Raises:
         UserError: no such module, or a process failed with a sentence of its own.
     """
-    if not given or not _exists(given[0]):
+    parent, command = _parent(given)
+    end_with_parent(parent)
+    if not command or not _exists(command[0]):
         raise UserError(
-            f"usage: python -m pipeline.launch MODULE ARGUMENTS; got {' '.join(given) or 'nothing'}"
+            "usage: python -m pipeline.launch [--parent=PID] MODULE ARGUMENTS; "
+            f"got {' '.join(given) or 'nothing'}"
         )
     runtime = load().runtime
+    if mistakes := list(node_mistakes(runtime)):
+        raise UserError("; ".join(mistakes))
     processes = count_processes(runtime, count_gpus(os.environ))
-    end_with_parent()
-    if processes > 1:
-        _torchrun(processes, count_threads(runtime, processes), given)
-    else:
-        os.execv(sys.executable, [sys.executable, "-m", *given])
+    if processes * runtime.nodes == 1:
+        os.execv(sys.executable, [sys.executable, "-m", *command])
+    from pipeline.torchrun import Group, start
+
+    threads = count_threads(runtime, processes)
+    start(Group(processes, runtime.nodes, runtime.rendezvous, runtime.restarts, threads), command)
+
+
+def _parent(given: list[str]) -> tuple[int | None, list[str]]:
+    """The process that `--parent` names, and the command after it."""
+    if given and (found := re.fullmatch(r"--parent=(\d+)", given[0])):
+        return int(found[1]), given[1:]
+    return None, given
 
 
 def _exists(module: str) -> bool:
@@ -93,36 +108,6 @@ def _exists(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _torchrun(processes: int, threads: int, command: list[str]) -> None:
-    """What `torchrun --standalone` does, with one sentence in place of its table of failures."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    logging.disable(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="launch-") as logs:
-        options = ["--standalone", f"--nproc-per-node={processes}", f"--log-dir={logs}", "-m", *command]
-        try:
-            run(parse_args(options))  # type: ignore[no-untyped-call]
-        except ChildFailedError as error:
-            raise UserError(_first_sentence(error)) from None
-        except SignalException as error:
-            raise SystemExit(128 + error.sigval) from None
-
-
-def _first_sentence(error: object) -> str:
-    """What the first failed process said (`pipeline.training` leaves it in torchrun's error file)."""
-    failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)  # type: ignore[attr-defined]
-    told = [failure for failure in failures if isinstance(failure.error_file_data.get("message"), dict)]
-    if told:
-        return str(told[0].error_file_data["message"]["message"])
-    first = failures[0]
-    return (
-        f"training process {first.local_rank} ended with exit code {first.exitcode}; what it printed is above"
-    )
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ from afdcd.training.checkpoint import RunFolder, run_key
 from afdcd.training.curve import write_curve
 from afdcd.training.distributed import World, join
 from afdcd.training.loop import Outcome, Plan, Training
+from afdcd.training.ownership import own
 from afdcd.training.progress import progress
 from afdcd.training.stopping import listening
 from afdcd.training.task import Precision, Supervision, Task
 from afdcd.training.validation import Validation
 from pipeline import cli, paths
-from pipeline.launch import count_threads, end_with_parent
+from pipeline.launch import count_threads
+from pipeline.parent import LOST_PEER
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -99,8 +101,7 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
         world = stack.enter_context(session(runtime))
         manifest = Manifest.load(paths.PREPARED)
         folder = RunFolder(paths.RUNS, job.name, job_key(job, manifest))
-        if world.leads:
-            stack.enter_context(folder.owned())
+        world = own(folder, world, stack)
         iterations = job.plan.schedule.iterations
         display = stack.enter_context(progress(job.name, iterations, shown=world.leads))
         task = make_task(make_parts(job, manifest, world))
@@ -113,11 +114,13 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
             world=world,
             display=display,
         ).run(request)
-        if world.leads:
+        if world.writes:
             save_trained(paths.trained(job.name), task.student, card(job, manifest, world, outcome))
             write_curve(paths.curve(job.name), outcome.rows)
-            folder.remove()
+        # A process killed up to here finds the checkpoint when it starts again.
         world.barrier()
+        if world.writes:
+            folder.remove()
 
 
 @contextmanager
@@ -263,7 +266,6 @@ def run_stage(main: Callable[[list[str]], None]) -> None:
     if errors is None:
         cli.run(main)
         return
-    end_with_parent()
     try:
         with disk_errors(Path.cwd()):
             main(sys.argv[1:])
@@ -277,4 +279,5 @@ def run_stage(main: Callable[[list[str]], None]) -> None:
     except RuntimeError as error:
         if not _LOST_PEER.search(str(error)):
             raise
-        raise SystemExit(f"stopped because another process did ({str(error).splitlines()[0]})") from None
+        print(f"stopped because another process did ({str(error).splitlines()[0]})", file=sys.stderr)
+        raise SystemExit(LOST_PEER) from None

@@ -18,16 +18,31 @@ from afdcd.errors import UserError
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers, and the device that it works on."""
+    """This process among its peers, and the device that it works on.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: processes of all nodes.
+        device: where it computes.
+        local_rank: number of this process on its node.
+        apart: whether it writes the files of a node that does not share the first process's disk.
+    """
 
     rank: int
     size: int
     device: torch.device
+    local_rank: int = 0
+    apart: bool = False
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes files and shows progress."""
+        """Whether this is the one process that shows progress, and whose word counts."""
         return self.rank == 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files: one does on every disk."""
+        return self.leads or self.apart
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor added up over all processes, in place."""
@@ -40,6 +55,27 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
         return tensor
+
+    def everyones(self, number: int) -> list[int]:
+        """A number of each process, in the order of their ranks."""
+        if self.size == 1:
+            return [number]
+        own = torch.tensor([number], device=self.device)
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(parts, own)
+        return [int(part) for part in parts]
+
+    def spread(self, content: bytes, source: int) -> bytes:
+        """The bytes that process `source` gave, on all processes."""
+        if self.size == 1:
+            return content
+        length = self.everyones(len(content))[source]
+        buffer = torch.empty(length, dtype=torch.uint8)
+        if self.rank == source and length:
+            buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        buffer = buffer.to(self.device)
+        dist.broadcast(buffer, src=source)
+        return buffer.cpu().numpy().tobytes()
 
     def spread_buffers(self, module: nn.Module) -> None:
         """Give every process the buffers (running statistics) of the first."""
@@ -85,8 +121,8 @@ def join(wish: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
         UserError: the wished device is not there.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    device = pick_device(wish, int(os.environ.get("LOCAL_RANK", "0")))
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    device = pick_device(wish, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
@@ -96,6 +132,6 @@ def join(wish: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
     cuda = device.type == "cuda"
     dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device, local_rank)
     finally:
         dist.destroy_process_group()

@@ -20,10 +20,10 @@ from afdcd.errors import UserError
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.checkpoint import (
     Checkpoint,
+    Kept,
+    KeptOptimiser,
     RunFolder,
     Tensors,
-    load_optimiser,
-    optimiser_tensors,
     prefixed,
     under,
 )
@@ -33,7 +33,7 @@ from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr,
 from afdcd.training.progress import Progress
 from afdcd.training.randomness import reseed
 from afdcd.training.rehearsal import memory_errors, rehearse, share_of
-from afdcd.training.stopping import StopRequest
+from afdcd.training.stopping import StopRequest, StopVote
 from afdcd.training.task import Share, Task, Terms
 from afdcd.training.watch import TermWatch, require_finite
 
@@ -108,7 +108,12 @@ class Training:
         groups = task.groups()
         self._adapters = [p for group in groups if group.clip for p in group.parameters if p.requires_grad]
         self._optimiser = build_optimiser(schedule.optimiser, groups)
+        self._kept: dict[str, Kept] = {
+            "learner": task.learner,
+            "optimiser": KeptOptimiser(self._optimiser, task.learner),
+        }
         self._watch = TermWatch(world)
+        self._request, self._vote = StopRequest(), StopVote(world.device)
         self._rows: list[Row] = []
         self._best: Best | None = None
         self._seconds = 0.0
@@ -126,12 +131,14 @@ class Training:
                 good checkpoint is kept), the disk is full, or memory does not suffice.
         """
         last = self.plan.schedule.iterations
+        self._request = request
         self.task.learner.train()
         for batch in self._batches(self._done, last):
             self._step(self._done, batch)
             self._done += 1
-            if self._reading_due(request):
-                self._read(self._stop_agreed(request))
+            stop = request.asked if self.world.size == 1 else self._vote.passed()
+            if stop or self._reading_due():
+                self._read(stop)
         assert self._best is not None, "the last iteration is always validated"
         self.task.student.load_state_dict(self._best.weights)
         self._require_equal_weights()
@@ -144,7 +151,7 @@ class Training:
         reseed(self.plan.seed, iteration, self.world.rank)
         self._optimiser.zero_grad()
         batch = self._moved(batch)
-        mass = self.world.sum(self.task.mass(batch.labels)) / self.world.size
+        mass = self._shared_mass(batch) / self.world.size
         mass = mass.clamp_min(torch.finfo(mass.dtype).tiny)
         terms: Terms = {}
         with memory_errors(self._part, self.plan.practice.augment.crop):
@@ -158,6 +165,13 @@ class Training:
         clip_adapters(self._adapters, optimiser.clip_adapters)
         self._optimiser.step()
         self._watch.add(iteration, terms)
+
+    def _shared_mass(self, batch: Batch) -> Tensor:
+        """The label mass of all processes' shares; their wishes to stop ride along."""
+        mass = self.task.mass(batch.labels)
+        sums = self.world.sum(torch.stack([mass, torch.full_like(mass, float(self._request.asked))]))
+        self._vote.count(sums[1])
+        return sums[0]
 
     def _moved(self, batch: Batch) -> Batch:
         """The batch on the device."""
@@ -177,15 +191,10 @@ class Training:
     def _due(self, every: int) -> bool:
         return self._done % every == 0 or self._done == self.plan.schedule.iterations
 
-    def _reading_due(self, request: StopRequest) -> bool:
+    def _reading_due(self) -> bool:
         schedule, practice = self.plan.schedule, self.plan.practice
         often = max(1, min(100, schedule.iterations // READINGS))
-        alone = self.world.size == 1 and request.asked
-        return alone or any(map(self._due, (often, schedule.validate_every, practice.checkpoint_every)))
-
-    def _stop_agreed(self, request: StopRequest) -> bool:
-        """Whether any process was asked to stop."""
-        return bool(self.world.sum(torch.tensor(float(request.asked), device=self.world.device)).item())
+        return any(map(self._due, (often, schedule.validate_every, practice.checkpoint_every)))
 
     def _read(self, stop: bool) -> None:
         """Look at the losses; validate, save and stop where it is time."""
@@ -234,13 +243,14 @@ class Training:
         return dict(self.task.learner.state_dict())
 
     def _save(self) -> None:
-        """Write the checkpoint; the first process alone does."""
+        """Write the checkpoint, once on every disk."""
         self.world.spread_buffers(self.task.learner)
         self._saved = self._done
-        if not self.world.leads:
+        if not self.world.writes:
             return
-        tensors = prefixed("learner", self._state())
-        tensors |= prefixed("optimiser", optimiser_tensors(self._optimiser, self.task.learner))
+        tensors: Tensors = {}
+        for name, kept in self._kept.items():
+            tensors |= prefixed(name, kept.state_dict())
         best = None
         if self._best is not None:
             tensors |= prefixed("best", self._best.weights)
@@ -259,21 +269,14 @@ class Training:
         """Go on from the last checkpoint, if there is one.
 
         Raises:
-            UserError: it cannot be read, or the processes do not all see it.
+            UserError: it cannot be read.
         """
-        checkpoint = self._folder.load()
-        found = float(checkpoint.facts["iteration"]) if checkpoint else 0.0
-        seen = self.world.sum(torch.tensor([found], device=self.world.device)).item()
-        if seen != found * self.world.size:
-            raise UserError(
-                "the processes do not see the same checkpoint; "
-                f"put {self._folder.path.parent} on a disk that they share"
-            )
+        checkpoint = self._folder.load_newest(self.world)
         if checkpoint is None:
             return
         tensors, facts = checkpoint
-        self.task.learner.load_state_dict(under("learner", tensors))
-        load_optimiser(self._optimiser, self.task.learner, under("optimiser", tensors))
+        for name, kept in self._kept.items():
+            kept.load_state_dict(under(name, tensors))
         if (best := facts["best"]) is not None:
             self._best = Best(best["iteration"], best["val_miou"], under("best", tensors))
         self._done = self._saved = facts["iteration"]

@@ -22,7 +22,7 @@ def gpus(tmp_path: Path) -> Path:
 
 def runtime(**changes: object) -> RuntimeConfig:
     values = {"device": "auto", "processes": "auto", "nodes": 1, "rendezvous": None, "restarts": 3}
-    return RuntimeConfig.model_validate(values | {"workers": 0, "threads": "auto"} | changes)
+    return RuntimeConfig.model_validate(values | {"workers": 0, "threads": "auto", "cache_gb": 0} | changes)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_unknown_stage_is_refused(given: list[str]) -> None:
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     """The parent is killed without a chance to clean up; the request outlives exec."""
     child = (
-        "import os, sys; from pipeline.launch import end_with_parent; end_with_parent();"
+        "import os, sys; from pipeline.parent import end_with_parent; end_with_parent();"
         "os.execv('/bin/sleep', ['sleep', '60'])"
     )
     parent = (

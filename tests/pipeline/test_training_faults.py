@@ -88,7 +88,7 @@ def test_a_teacher_of_other_classes(params: dict[str, Any], classes: tuple[str, 
 FULL_DISK = """
 import errno, os
 
-flush, room = os.fsync, 1
+flush, room = os.fsync, 2
 
 def full(descriptor):
     global room
@@ -102,7 +102,7 @@ from pipeline import train_student
 from pipeline.training import run_stage
 run_stage(train_student.main)
 """
-"""Train a student on a disk that has room for one file."""
+"""Train a student on a disk that has room for the mark of the lock and one checkpoint."""
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on_from_it(params: dict[str, Any]) -> None:

@@ -420,7 +420,10 @@ def stop(*arguments: Any, folder: RunFolder, **others: Any) -> None:
     raise StoppedError(folder)
 
 
-def test_a_run_that_another_process_holds_is_refused(params: dict[str, Any]) -> None:
+def test_a_run_that_another_process_holds_is_refused(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afdcd.training.ownership.PATIENCE", 0.2)
     run = distill_free_folder(params)
     with run.owned(), pytest.raises(UserError, match="another process is training"):
         train_student.main(["tiny", "0"])
