@@ -56,6 +56,16 @@ def test_other_refusals() -> None:
     maps = torch.zeros(1, 16, 16, 16)
     with pytest.raises(UserError, match="pool 0"):
         spatial_contrast(maps, maps, pool=0)
+    with pytest.raises(UserError, match="feature map is 16x16, and pool 17"):
+        spatial_contrast(maps, maps, pool=17)
+    with pytest.raises(UserError, match="3 groups do not divide the 16 channels"):
+        channel_contrast(maps, maps, groups=3)
+    contrasts: list[Any] = [channel_contrast, spatial_contrast]
+    for loss in contrasts:
+        with pytest.raises(UserError, match="temperature must be above 0, got nan"):
+            loss(maps, maps, temperature=float("nan"))
+        with pytest.raises(UserError, match="unknown distance 'l3'"):
+            loss(maps, maps, distance="l3")
     with pytest.raises(UserError, match="unknown reduction 'avg'"):
         masked_feature_loss(maps, maps, reduction="avg")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"16, 16, 16\), the teacher's \(1, 16, 16, 15"):

@@ -147,6 +147,8 @@ def test_a_perfect_student_costs_nothing_and_its_gradient_is_finite() -> None:
 def test_norms_below_one_are_refused() -> None:
     with pytest.raises(UserError, match=r"p 0\.5 and q 2"):
         feature_adaptation(*maps((1, 2, 3, 3), (1, 2, 3, 3)), p=0.5)
+    with pytest.raises(UserError, match=r"p 1 and q 0\.9"):
+        feature_adaptation(*maps((1, 2, 3, 3), (1, 2, 3, 3)), q=0.9)
 
 
 @pytest.mark.parametrize(("size", "stride"), [((5, 7), 2), ((6, 8), 2), ((3, 5), 1)])
