@@ -213,7 +213,7 @@ def _override(value: Any) -> str:
 def presets(conf: Path = CONF) -> Iterator[tuple[str, str, str]]:
     """(group, preset, one line about it)."""
     for path in sorted(conf.glob("*/*.yaml")):
-        if path.parent.name != "special":
+        if path.parent.name not in ("special", "study"):
             lines = path.read_text(encoding="utf-8").splitlines()
             yield path.parent.name, path.stem, lines[1].removeprefix("# ")
 
