@@ -57,6 +57,6 @@ lint: $(READY) ## ruff, mypy --strict, the import rules
 bench: $(READY) ## the twins of the hot files, as tables of ratios
 	@for file in benchmarks/*.py; do echo "== $$file"; python "$$file"; done
 
-clean: ## caches and checkpoints of unfinished runs; results and .venv stay
-	rm -rf .runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* *.egg-info
+clean: ## caches, decoded images and checkpoints of unfinished runs; results and .venv stay
+	rm -rf .runs .decoded .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* *.egg-info
 	find afdcd deploy pipeline tests benchmarks -name __pycache__ -type d -exec rm -rf {} +

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 """(height, width) in pixels."""
@@ -16,6 +16,9 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+Level = Annotated[float, Field(ge=0, le=255)]
+"""Brightness of one colour of a pixel."""
 
 IGNORE_INDEX = 255
 """The label of pixels that take no part; one value from the manifest to the engine."""
@@ -96,15 +99,42 @@ class ScheduleOverride(Config):
     validate_every: Count | None = None
 
 
-class AugmentConfig(Config):
-    """Random scale, crop, horizontal flip and photometric jitter of a training sample."""
+SCALE_STEP = 0.1
+"""Between the random scales of the released code."""
 
+
+class AugmentConfig(Config):
+    """Random scale, crop, horizontal flip and photometric jitter of a training sample.
+
+    `order` is `window` (uint8 throughout, any scale of the range) or `released` (float32, scales in steps of
+    `SCALE_STEP`, no jitter); see `afdcd.data.transforms`.
+    `fill` is the red, green and blue of what the scaled image leaves empty in the crop.
+    """
+
+    order: Literal["window", "released"]
     crop: Size
     scale: tuple[Positive, Positive]
+    fill: tuple[Level, Level, Level]
     flip: Share
     brightness: Share
     contrast: Share
     saturation: Share
+
+    @model_validator(mode="after")
+    def _fits_order(self) -> AugmentConfig:
+        """Each order's own limits.
+
+        Raises:
+            ValueError: which is broken, and how it is mended.
+        """
+        if self.order == "window" and any(level != round(level) for level in self.fill):
+            raise ValueError("must have whole numbers in fill with order: window, which works in uint8")
+        if self.order == "released" and (self.brightness or self.contrast or self.saturation):
+            raise ValueError("must have brightness, contrast and saturation 0 with order: released")
+        ends = [end / SCALE_STEP for end in self.scale]
+        if self.order == "released" and any(abs(end - round(end)) > 1e-6 for end in ends):
+            raise ValueError(f"must have a scale in steps of {SCALE_STEP} with order: released")
+        return self
 
 
 class PracticeConfig(Config):
@@ -131,6 +161,7 @@ class RuntimeConfig(Config):
     train on the same global batch, but each has its own dropout and, without `sync_bn`, batch statistics of
     its own share; terms that divide by a sum over the batch are divided on each share. `device` changes the
     arithmetic. A checkpoint keeps the number of threads that it was begun with.
+    `cache_gb` changes nothing: up to so much disk (10^9 bytes) holds the train split decoded; 0 is none.
     """
 
     device: Literal["auto", "cpu", "cuda"]
@@ -140,6 +171,7 @@ class RuntimeConfig(Config):
     restarts: Annotated[int, Field(ge=0)]
     workers: Annotated[int, Field(ge=0)]
     threads: Count | Literal["auto"]
+    cache_gb: NonNegative
 
 
 MethodOptions = dict[str, Any]

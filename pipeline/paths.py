@@ -16,6 +16,7 @@ PLOTS = Path("reports/plots")
 VERDICT = Path("reports/verdict.json")
 RELEASE = Path("models/release")
 RUNS = Path(".runs")
+DECODED = Path(".decoded")
 
 
 def model_id(student: str, recipe: str, seed: int) -> str:

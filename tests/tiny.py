@@ -43,8 +43,10 @@ OPTIMISER: dict[str, Any] = {
 SCHEDULE: dict[str, Any] = {"iterations": 8, "batch_size": 4, "validate_every": 4, "optimiser": OPTIMISER}
 PRACTICE: dict[str, Any] = {
     "augment": {
+        "order": "window",
         "crop": list(SIZE),
         "scale": [1.0, 1.2],
+        "fill": [0, 0, 0],
         "flip": 0.5,
         "brightness": 0.2,
         "contrast": 0.2,
@@ -148,7 +150,7 @@ def write_project(root: Path, repository: Path) -> dict[str, Any]:
     params["deploy"]["export"]["input_size"] = list(SIZE)
     params["train"] |= {"students": ["tiny"], "schedule": SCHEDULE, "practice": PRACTICE}
     params["distill"] = {"run": list(RECIPES), "recipes": RECIPES}
-    params["runtime"] |= {"device": "cpu", "processes": 1, "workers": 0, "threads": 1}
+    params["runtime"] |= {"device": "cpu", "processes": 1, "workers": 0, "threads": 1, "cache_gb": 1}
     write_params(root, params)
     write_prepared(root / "data/prepared")
     stages = ["train_teacher", "train_student", *(f"{s}/{r}" for s in ("adapt", "distill") for r in RECIPES)]

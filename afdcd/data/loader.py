@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from afdcd.config import AugmentConfig
 from afdcd.data import transforms
+from afdcd.data.decoded import Decoded
 from afdcd.data.manifest import Entry, Manifest, Pixels
 from afdcd.errors import UserError
 
 CACHE_BYTES = 2**30
-"""Decoded training samples that one rank keeps in memory, over all its workers."""
+"""Decoded training samples that one rank keeps in memory, over all its workers, where no file holds them."""
 
 ORDER, AUGMENTATION, KEY = range(3)
 """Streams of random numbers; one a purpose, so that none repeats another."""
@@ -28,7 +29,7 @@ class Batch(NamedTuple):
     """One rank's share of a global batch."""
 
     images: Tensor
-    """uint8 (B, 3, H, W), RGB."""
+    """uint8 (B, 3, H, W), RGB, channels last in memory; float32 with `order: released`."""
     labels: Tensor
     """uint8 (B, H, W), train ids; 255 is ignored."""
     keys: Tensor
@@ -46,10 +47,12 @@ def training_batches(
     rank: int,
     world_size: int,
     workers: int,
+    decoded: Decoded | None = None,
 ) -> Iterator[Batch]:
     """This rank's share of the iterations start..stop-1; the shares in rank order are the global batch.
 
-    `workers` processes make batches ahead; 0 makes them in this one.
+    `workers` processes make batches ahead, the same from start to stop; 0 makes them in this one.
+    `decoded` saves decoding and changes nothing.
 
     Raises:
         UserError: `batch_size` (global) is not divisible by `world_size`, the train split is empty,
@@ -61,7 +64,8 @@ def training_batches(
             "choose a schedule.batch_size that is a multiple of the number of processes"
         )
     share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
-    batches = _Batches(manifest, augment, batch_size, seed, share, CACHE_BYTES // max(1, workers))
+    room = CACHE_BYTES // max(1, workers)
+    batches = _Batches(manifest, augment, batch_size, seed, share, room, decoded)
     return _ahead(batches, range(start, stop), workers) if workers else map(batches.make, range(start, stop))
 
 
@@ -87,6 +91,7 @@ class _Batches(Dataset["Batch | UserError"]):
         seed: int,
         share: range,
         cache_bytes: int,
+        decoded: Decoded | None = None,
     ) -> None:
         self._manifest = manifest
         self._entries = manifest.split("train")
@@ -95,6 +100,7 @@ class _Batches(Dataset["Batch | UserError"]):
         self._seed = seed
         self._share = share
         self._room = cache_bytes
+        self._file = decoded
         self._cache: dict[Entry, tuple[Pixels, Pixels]] = {}
 
     def __getitem__(self, iteration: int) -> Batch | UserError:
@@ -108,20 +114,23 @@ class _Batches(Dataset["Batch | UserError"]):
         """This rank's share of one iteration."""
         order = sample_order(self._seed, iteration, self._batch_size, len(self._entries))
         height, width = self._augment.crop
-        images = np.empty((len(self._share), 3, height, width), dtype=np.uint8)
+        kind = np.float32 if self._augment.order == "released" else np.uint8
+        images = np.empty((len(self._share), height, width, 3), dtype=kind)
         labels = np.empty((len(self._share), height, width), dtype=np.uint8)
         keys = np.empty(len(self._share), dtype=np.int64)
         for slot, place in enumerate(self._share):
             image, raw_labels = self._decoded(self._entries[order[place]])
             rng = np.random.default_rng([AUGMENTATION, self._seed, iteration, place])
-            image, labels[slot] = transforms.augment(
+            images[slot], labels[slot] = transforms.augment(
                 image, raw_labels, self._manifest.label_map, self._augment, rng
             )
-            images[slot] = image.transpose(2, 0, 1)
             keys[slot] = sample_key(self._seed, iteration, place)
-        return Batch(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(keys))
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return Batch(planes, torch.from_numpy(labels), torch.from_numpy(keys))
 
     def _decoded(self, entry: Entry) -> tuple[Pixels, Pixels]:
+        if self._file is not None:
+            return self._file.sample(entry)
         if entry not in self._cache:
             sample = self._manifest.image(entry), self._manifest.raw_labels(entry)
             self._room -= sample[0].nbytes + sample[1].nbytes

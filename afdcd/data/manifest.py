@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +69,7 @@ class Row(Config):
 
 
 class Entry(NamedTuple):
-    """A sample with its paths as they can be opened; sizes in pixels."""
+    """A sample with its paths as they can be opened; sizes in pixels; hashes of the files' bytes."""
 
     name: str
     split: str
@@ -77,6 +77,8 @@ class Entry(NamedTuple):
     mask: Path | None
     height: int
     width: int
+    image_sha256: str
+    mask_sha256: str | None
 
 
 class Manifest:
@@ -132,7 +134,7 @@ class Manifest:
         Raises:
             UserError: the file cannot be read any more.
         """
-        return _pixels(entry.image, "RGB")
+        return decode(entry.image, entry.image, "RGB")
 
     def raw_labels(self, entry: Entry) -> Pixels:
         """Raw ids of a sample as its mask holds them, (H, W).
@@ -142,7 +144,7 @@ class Manifest:
         """
         if entry.mask is None:
             raise UserError(f"{entry.image} has no labels; {entry.split!r} can be used only without them")
-        return _pixels(entry.mask, None)
+        return decode(entry.mask, entry.mask, None)
 
     def labels(self, entry: Entry) -> Pixels:
         """Train ids of a sample, (H, W); 255 is ignored.
@@ -191,15 +193,26 @@ def evaluation_samples(
 
 def _entry(row: Row, base: Path) -> Entry:
     mask = None if row.mask is None else base / row.mask
-    return Entry(row.name, row.split, base / row.image, mask, row.height, row.width)
+    hashes = row.image_sha256, row.mask_sha256
+    return Entry(row.name, row.split, base / row.image, mask, row.height, row.width, *hashes)
 
 
-def _pixels(path: Path, mode: str | None) -> Pixels:
+def decode(path: Path, content: Path | BinaryIO, mode: str | None) -> Pixels:
+    """Pixels of `content`, the file `path` or what was read of it; (H, W), or (H, W, 3) in `mode` RGB.
+
+    Raises:
+        UserError: it cannot be read any more.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(content) as image:
             return np.asarray(image if mode is None else image.convert(mode), dtype=np.uint8)
     except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} could be read by prepare and cannot be read now; {AGAIN}") from error
+        raise vanished(path) from error
+
+
+def vanished(path: Path) -> UserError:
+    """What is said of a file that is not there any more, or not as it was."""
+    return UserError(f"{path} could be read by prepare and cannot be read now; {AGAIN}")
 
 
 def _foreign(path: Path, error: ValidationError) -> UserError:

@@ -1,14 +1,20 @@
-"""Random scale, crop, flip and colour of one training sample, in uint8 throughout; torch-free."""
+"""Random scale, crop, flip and colour of one training sample; torch-free.
+
+Two orders of work. `window` finds out what the crop will show, cuts that out and resizes it, in uint8.
+`released` does what the released code does, for runs that follow it (`afdcd.data.released`).
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from afdcd.config import IGNORE_INDEX, AugmentConfig
+from afdcd.data import released
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -17,36 +23,57 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Span(NamedTuple):
-    """Along one axis: `length` source pixels from `offset` become `out` pixels."""
+    """Along one axis: of `length` pixels scaled to `scaled`, the crop shows `out`, from `offset` on."""
 
-    offset: int
     length: int
+    scaled: int
+    offset: int
     out: int
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """Where the crop begins and ends in the source, in pixels."""
+        return self.offset * self.length / self.scaled, (self.offset + self.out) * self.length / self.scaled
+
+    def nearest(self) -> npt.NDArray[np.int64]:
+        """The source pixel in which the centre of each of the `out` pixels lies."""
+        return (2 * (np.arange(self.out) + self.offset) + 1) * self.length // (2 * self.scaled)
 
 
 def augment(
     image: Pixels, raw_labels: Pixels, label_map: Pixels, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[Pixels, Pixels]:
+) -> tuple[npt.NDArray[Any], Pixels]:
     """A random crop (h, w, 3) of an image (H, W, 3), with the crop (h, w) of its labels as train ids.
 
-    The window is cut first and then resized (bilinear; nearest for labels), so that the cost follows the crop
-    and not the image. What the scaled image leaves empty is black and ignored, below and at the right.
+    It is the crop of the whole image scaled (Pillow's bilinear, which smooths when it shrinks; nearest for
+    labels), but for values that lie half-way between two grey levels, and costs what the crop costs.
+    Where the scaled image is smaller than the crop, `fill` and the ignored label follow, below and at the
+    right.
     Always seven numbers are drawn, so that switching one thing off changes none of the others.
+
+    Returns:
+        The image, uint8, or float32 in 0..255 with `order: released`; and the train ids.
     """
-    scale, top, left, mirror, *jitter = rng.random(7).tolist()
+    draws = rng.random(7).tolist()
+    if config.order == "released":
+        return released.augment(image, raw_labels, label_map, config, draws)
+    scale, top, left, mirror, *jitter = draws
     scale = config.scale[0] + scale * (config.scale[1] - config.scale[0])
-    rows = _span(image.shape[0], config.crop[0], scale, top)
-    columns = _span(image.shape[1], config.crop[1], scale, left)
+    rows = span(image.shape[0], config.crop[0], scale, top)
+    columns = span(image.shape[1], config.crop[1], scale, left)
     ranges = (config.brightness, config.contrast, config.saturation)
     factors = [1.0 + (2.0 * drawn - 1.0) * reach for drawn, reach in zip(jitter, ranges, strict=True)]
-    colours = photometric(_cut(image, rows, columns, Image.Resampling.BILINEAR), *factors)
-    ids = label_map[np.asarray(_cut(raw_labels, rows, columns, Image.Resampling.NEAREST))]
-    step = -1 if mirror < config.flip else 1
-    out_image = np.zeros((*config.crop, 3), dtype=np.uint8)
-    out_labels = np.full(config.crop, IGNORE_INDEX, dtype=np.uint8)
-    out_image[: rows.out, : columns.out] = np.asarray(colours)[:, ::step]
-    out_labels[: rows.out, : columns.out] = ids[:, ::step]
-    return out_image, out_labels
+    colours, across = _cut(image, rows, columns), columns.nearest()
+    if mirror < config.flip:
+        colours, across = colours.transpose(Image.Transpose.FLIP_LEFT_RIGHT), across[::-1]
+    ids = label_map.take(raw_labels.take(rows.nearest(), 0).take(across, 1))
+    return _padded(np.asarray(photometric(colours, *factors)), ids, config)
+
+
+def span(length: int, crop: int, scale: float, position: float) -> Span:
+    """What a crop shows of an axis; `position` in [0, 1) chooses among all places in the scaled image."""
+    scaled = max(1, round(length * scale))
+    return Span(length, scaled, int(position * (max(0, scaled - crop) + 1)), min(crop, scaled))
 
 
 def photometric(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
@@ -54,6 +81,8 @@ def photometric(image: Image.Image, brightness: float, contrast: float, saturati
 
     All three are linear, so they are one 3 x 4 matrix and one clip to 0..255.
     """
+    if brightness == contrast == saturation == 1.0:
+        return image
     red, green, blue = LUMA
     grey = float(np.asarray(image.resize((1, 1), Image.Resampling.BOX))[0, 0] @ np.array(LUMA))
     gain = brightness * contrast
@@ -68,15 +97,29 @@ def photometric(image: Image.Image, brightness: float, contrast: float, saturati
     return image.convert("RGB", matrix)
 
 
-def _span(length: int, crop: int, scale: float, position: float) -> Span:
-    """What a crop of the scaled image shows of an axis; `position` in [0, 1) chooses among all places."""
-    scaled = max(1, round(length * scale))
-    if scaled <= crop:
-        return Span(0, length, scaled)
-    window = min(length, max(1, round(crop / scale)))
-    return Span(int(position * (length - window + 1)), window, crop)
+def _cut(image: Pixels, rows: Span, columns: Span) -> Image.Image:
+    """The crop of the scaled image, from those pixels alone that weigh in it."""
+    (top, bottom), (above, below) = rows.box, _reach(rows)
+    (left, right), (before, after) = columns.box, _reach(columns)
+    window = Image.fromarray(image[above:below, before:after])
+    box = (left - before, top - above, right - before, bottom - above)
+    return window.resize((columns.out, rows.out), Image.Resampling.BILINEAR, box)
 
 
-def _cut(array: Pixels, rows: Span, columns: Span, method: Image.Resampling) -> Image.Image:
-    window = array[rows.offset : rows.offset + rows.length, columns.offset : columns.offset + columns.length]
-    return Image.fromarray(window).resize((columns.out, rows.out), method)
+def _reach(axis: Span) -> tuple[int, int]:
+    """The source pixels, first and one past the last, that the bilinear filter may read."""
+    start, stop = axis.box
+    margin = 0.0 if axis.scaled == axis.length else max(1.0, axis.length / axis.scaled)
+    return max(0, math.floor(start - margin)), min(axis.length, math.ceil(stop + margin))
+
+
+def _padded(image: Pixels, ids: Pixels, config: AugmentConfig) -> tuple[Pixels, Pixels]:
+    """Both at the size of the crop."""
+    height, width = ids.shape
+    if (height, width) == config.crop:
+        return image, ids
+    canvas = np.empty((*config.crop, 3), dtype=np.uint8)
+    canvas[:] = config.fill
+    labels = np.full(config.crop, IGNORE_INDEX, dtype=np.uint8)
+    canvas[:height, :width], labels[:height, :width] = image, ids
+    return canvas, labels

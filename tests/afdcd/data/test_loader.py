@@ -15,7 +15,14 @@ from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 
 AUGMENT = AugmentConfig(
-    crop=(24, 32), scale=(0.5, 1.5), flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2
+    order="window",
+    crop=(24, 32),
+    scale=(0.5, 1.5),
+    fill=(0, 0, 0),
+    flip=0.5,
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
 )
 
 
