@@ -1,6 +1,6 @@
 """What each distillation method adds to a training step: seconds and memory, against the student alone.
 
-python benchmarks/method_time.py            # both pairs, all methods; about six minutes on one free core
+python benchmarks/method_time.py            # both pairs, all methods; four to five minutes on one free core
 python benchmarks/method_time.py demo       # one pair
 python benchmarks/method_time.py demo kd ka # some methods
 
@@ -60,17 +60,16 @@ PAIRS = {
         batch=2,
         turns=4,
     ),
-    "demo": Pair([], classes=9, crop=(96, 192), batch=8, turns=8),
+    "demo": Pair([], classes=9, crop=(96, 192), batch=8, turns=12),
 }
 
 
 class Measured(NamedTuple):
-    """Medians of one process: seconds of the method's step and of the control's, and peak megabytes."""
+    """Medians of one process: seconds of the method's step, CPU seconds of the control's, peak megabytes."""
 
     cpu: float
     wall: float
     control_cpu: float
-    control_wall: float
     peak: float
 
 
@@ -146,15 +145,17 @@ def measure(given: tuple[dict[str, Any], Pair, str]) -> Measured:
     task: Task = control_task(settings, pair) if name == CONTROL else method_task(settings, pair, name)
     step = stepper(task, config, batch)
     step()
-    ours, theirs = [timed(step)], []
+    ours = [timed(step)]
     held = peak() - before
     control = step if name == CONTROL else stepper(control_task(settings, pair), config, batch)
     control()
+    theirs = []
     for _ in range(pair.turns):
-        theirs.append(timed(control))
+        theirs.append(timed(control)[0])
         ours.append(timed(step))
-    columns = [*zip(*ours, strict=True), *zip(*theirs, strict=True)]
-    return Measured(*map(statistics.median, columns), held)
+    cpu, wall = zip(*ours, strict=True)
+    median = statistics.median
+    return Measured(median(cpu), median(wall), median(theirs), held)
 
 
 def table(name: str, methods: list[str]) -> None:
@@ -162,16 +163,15 @@ def table(name: str, methods: list[str]) -> None:
     pair = PAIRS[name]
     settings = yaml.safe_load(compose([*pair.presets, f"recipe=[{','.join(METHODS)}]"]).body)
     print(f"\n{name}: {pair.crop[0]}x{pair.crop[1]}, {pair.batch} images, {pair.classes} classes")
-    print(f"{'':<15}{'CPU s':>8}{'wall s':>8}{'CPU ratio':>11}{'wall ratio':>12}{'MB':>8}{'MB more':>9}")
+    print(f"{'':<15}{'CPU s':>8}{'wall s':>8}{'CPU ratio':>11}{'MB':>8}{'MB more':>9}")
     jobs = [(settings, pair, method) for method in (CONTROL, *methods)]
     first: Measured | None = None
     # Forked from a process that has imported all and computed nothing, so that no job pays or hides that.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for (*_, method), found in zip(jobs, pool.imap(measure, jobs), strict=True):
             first = first or found
-            ratios = f"{found.cpu / found.control_cpu:>11.2f}{found.wall / found.control_wall:>12.2f}"
-            sizes = f"{found.peak:>8.0f}{found.peak - first.peak:>9.0f}"
-            print(f"{method:<15}{found.cpu:>8.3f}{found.wall:>8.3f}{ratios}{sizes}", flush=True)
+            times = f"{found.cpu:>8.3f}{found.wall:>8.3f}{found.cpu / found.control_cpu:>10.2f}x"
+            print(f"{method:<15}{times}{found.peak:>8.0f}{found.peak - first.peak:>9.0f}", flush=True)
 
 
 def machine() -> str:
