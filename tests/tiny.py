@@ -79,6 +79,17 @@ RECIPES: dict[str, Any] = {
     },
 }
 
+CIRKD: dict[str, Any] = {
+    "weights": {"mini_batch_pixel": 1.0},
+    "temperature": 0.1,
+    "pool": 1,
+    "pixel_memory": 20,
+    "region_memory": 5,
+    "pixels_per_class": 3,
+    "pixel_contrast": 12,
+    "region_contrast": 6,
+}
+
 
 def model(**changes: Any) -> ModelConfig:
     return ModelConfig.model_validate(MODEL | changes)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import yaml
 from clone import ROOT, changed
 
@@ -39,3 +40,21 @@ def project(tmp_path: Path, params_text: str, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "data/raw/streets").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def params(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A tiny project as the working folder; returns its params, to be changed and written again."""
+    monkeypatch.chdir(tmp_path)
+    return tiny.write_project(tmp_path, root)
+
+
+@pytest.fixture
+def taught(params: dict[str, Any]) -> dict[str, Any]:
+    """The project with a trained teacher and the recipes' first phases done."""
+    from pipeline import adapt, train_teacher
+
+    train_teacher.main([])
+    for recipe in tiny.RECIPES:
+        adapt.main([recipe])
+    return params
