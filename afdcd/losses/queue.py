@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ class ClassQueue(nn.Module):
             is no vector, so that nothing has to be counted on the host.
         written: (K,) int64, how many have ever been put into it.
     """
+
+    equal_on_all_processes: ClassVar[bool] = True
+    """As all put in what all have gathered, in one order; so that nobody has to send them around."""
 
     vectors: Tensor
     written: Tensor

@@ -78,10 +78,12 @@ class World:
         return buffer.cpu().numpy().tobytes()
 
     def spread_buffers(self, module: nn.Module) -> None:
-        """Give every process the buffers (running statistics) of the first."""
+        """Give every process the buffers (running statistics) of the first, but for those that are equal."""
         if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, src=0)
+            equal = equal_buffers(module)
+            for name, buffer in module.named_buffers():
+                if name not in equal:
+                    dist.broadcast(buffer, src=0)
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -89,8 +91,28 @@ class World:
             dist.barrier()
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over all processes."""
-        return DistributedDataParallel(module, gradient_as_bucket_view=True) if self.size > 1 else module
+        """The module with gradients averaged over all processes.
+
+        Buffers come from the first process at each forward pass, but for those that are equal anyway.
+        """
+        if self.size == 1:
+            return module
+        ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(module, equal_buffers(module))  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+
+def equal_buffers(module: nn.Module) -> set[str]:
+    """Names of buffers that all processes fill alike: those of parts that say `equal_on_all_processes`.
+
+    A memory of hundreds of megabytes need not be sent at each step then.
+    """
+    return {
+        f"{place}.{name}" if place else name
+        for place, part in module.named_modules()
+        if getattr(part, "equal_on_all_processes", False)
+        for name, _ in part.named_buffers(recurse=False)
+    }
 
 
 def pick_device(wish: Literal["auto", "cpu", "cuda"], local_rank: int) -> torch.device:

@@ -8,11 +8,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from contracts.forms import D, maps
 from contracts.method import CLASSES, STUDENT, TEACHER, output, target
-from torch import Tensor
+from torch import Tensor, nn
 
 from afdcd.losses.cirkd import CIRKD, memory_relation, pixels_of_classes, regions_of_classes
 from afdcd.losses.method import Context, Target
 from afdcd.models.output import ChannelSpec, SegOutput
+from afdcd.training.distributed import World
 
 OPTIONS: dict[str, Any] = {
     "temperature": 0.1,
@@ -148,35 +149,41 @@ def test_a_checkpoint_holds_the_memory() -> None:
         assert fresh[name].equal(value) == (name == "mini_batch_pixel")
 
 
-def two_steps(rank: int, world: int) -> tuple[CIRKD, list[Tensor]]:
+def two_steps(rank: int, world: int) -> tuple[nn.Module, CIRKD, list[Tensor]]:
     """Two batches of four images, of which a process holds every `world`-th; gradients of memory terms."""
     torch.manual_seed(0)
     spec = ChannelSpec((4,), 5, 3)
     method = CIRKD(Context(spec, spec, 255, None), **OPTIONS).eval()
     method.active = frozenset({"memory_pixel", "memory_region"})
+    wrapped = World(rank, world, torch.device("cpu")).wrap(method)
     for step in range(2):
         draw = torch.Generator().manual_seed(step)
         student, teacher = (torch.randn(4, 5, 4, 4, generator=draw)[rank::world] for _ in range(2))
         labels = torch.randint(0, 3, (4, 4, 4), generator=draw)[rank::world]
         keys = torch.arange(100 * step, 100 * step + 4)[rank::world]
         here = [SegOutput(None, (), x, None) for x in (student, teacher)]
-        loss = sum(method(*here, Target(labels, keys)).values())
+        loss = sum(wrapped(*here, Target(labels, keys)).values())
         loss.backward()
-    return method, [p.grad for p in method.parameters() if p.grad is not None]
+    return wrapped, method, [p.grad for p in method.parameters() if p.grad is not None]
 
 
 def worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    method, gradients = two_steps(rank, 2)
-    torch.save([dict(method.queues.named_buffers()), gradients], f"{folder}/{rank}.pt")
+    wrapped, method, gradients = two_steps(rank, 2)
+    sent = sorted(buffer.shape for buffer in wrapped.modules_buffers)
+    torch.save([dict(method.queues.named_buffers()), gradients, sent], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_remember_and_learn_as_one(tmp_path: Path) -> None:
     mp.spawn(worker, (str(tmp_path),), nprocs=2)
-    method, expected = two_steps(0, 1)
+    _, method, expected = two_steps(0, 1)
     halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, buffer in method.queues.named_buffers():
-        assert all(torch.allclose(buffers[name], buffer, atol=1e-6) for buffers, _ in halves)
-    for i, gradient in enumerate(expected):
-        torch.testing.assert_close((halves[0][1][i] + halves[1][1][i]) / 2, gradient, rtol=1e-4, atol=1e-6)
+        assert all(torch.allclose(half[0][name], buffer, atol=1e-6) for half in halves)
+        assert buffer.any() and halves[0][0][name].equal(halves[1][0][name]), "nobody sends the memory around"
+    projector = sorted(buffer.shape for buffer in method.projector.buffers())
+    assert all(sent == projector for _, _, sent in halves)
+    for _, gradients, _ in halves:
+        for gradient, whole in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, whole, rtol=1e-4, atol=1e-6)
