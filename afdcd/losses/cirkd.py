@@ -151,7 +151,8 @@ class CIRKD(Method):
         Args:
             context: the run's shapes.
             temperature: of all similarities; 0.1 in the release.
-            pool: side of the average pooling before the mini-batch term; 1 pools nothing.
+            pool: side of the average pooling before the mini-batch term; 1 pools nothing. Windows at the
+                bottom and right are smaller where they do not fit, as in the release.
             pixel_memory: pixels that a class's queue holds; 20000 in the release.
             region_memory: regions that a class's queue holds; 2000 in the release.
             pixels_per_class: of an image and class, put into the queue; 16 in the release.
@@ -218,10 +219,11 @@ class CIRKD(Method):
 
     def _mini_batch(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.pool > 1:
-            if min(student.shape[-2:]) < self.pool:
+            if max(student.shape[-2:]) <= self.pool:
                 size = "x".join(map(str, student.shape[-2:]))
-                raise UserError(f"CIRKD: pool {self.pool} leaves nothing of a map of {size}; lower pool")
-            student, teacher = (F.avg_pool2d(wide(x), self.pool) for x in (student, teacher.detach()))
+                raise UserError(f"CIRKD: pool {self.pool} leaves one cell of a map of {size}; lower pool")
+            maps = (wide(x) for x in (student, teacher.detach()))
+            student, teacher = (F.avg_pool2d(x, self.pool, ceil_mode=True) for x in maps)
         return mini_batch_pixel(student, teacher, temperature=self.temperature)
 
     @torch.no_grad()

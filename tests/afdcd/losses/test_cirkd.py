@@ -32,8 +32,27 @@ def test_pooling_is_the_average_before_the_mini_batch_term_alone() -> None:
     small = [torch.nn.functional.avg_pool2d(x.head_features, 2) for x in (student, teacher)]
     torch.testing.assert_close(pooled["mini_batch_pixel"], mini_batch_pixel(*small))
     assert pooled["memory_pixel"].equal(plain["memory_pixel"])
-    with pytest.raises(UserError, match="pool 7 leaves nothing of a map of 6x8"):
-        build(pool=7)(student, teacher, here)
+    with pytest.raises(UserError, match="pool 8 leaves one cell of a map of 6x8"):
+        build(pool=8)(student, teacher, here)
+
+
+def test_every_cell_takes_part_in_a_pooling_that_does_not_fit() -> None:
+    """Windows at the bottom and right average the cells that are there."""
+    student, teacher = output(STUDENT, 1, (5, 7)), output(TEACHER, 2, (5, 7))
+    small = [
+        torch.stack(
+            [
+                torch.stack([x[..., i : i + 2, j : j + 2].mean((2, 3)) for j in range(0, 7, 2)], -1)
+                for i in (0, 2, 4)
+            ],
+            2,
+        )
+        for x in (student.head_features, teacher.head_features)
+        if x is not None
+    ]
+    assert small[0].shape[2:] == (3, 4)
+    found = build(pool=2)(student, teacher, target())["mini_batch_pixel"]
+    torch.testing.assert_close(found, mini_batch_pixel(*small))
 
 
 class TestContract(MethodContract):
