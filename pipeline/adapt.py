@@ -34,6 +34,7 @@ def _prepare(recipe: str, methods: list[str], params: Params) -> None:
     import safetensors.torch
     import torch
 
+    from afdcd.data.decoded import open_decoded
     from afdcd.data.loader import training_batches
     from afdcd.data.manifest import Manifest
     from afdcd.losses.method import Context
@@ -63,6 +64,7 @@ def _prepare(recipe: str, methods: list[str], params: Params) -> None:
             rank=0,
             world_size=1,
             workers=params.runtime.workers,
+            decoded=open_decoded(manifest, paths.DECODED, params.runtime.cache_gb * 1e9),
         )
         images = (batch.images.to(world.device) for batch in batches)
         seen = teacher if objective.resize == "none" else AtStride(teacher, _student_stride(recipe, params))

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from afdcd.config import ModelConfig, RuntimeConfig, Size
+from afdcd.data.decoded import open_decoded
 from afdcd.data.loader import Batch, training_batches
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
@@ -108,7 +109,7 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
         outcome = Training(
             task,
             job.plan,
-            batches=_batches(job, manifest, world, runtime.workers),
+            batches=_batches(job, manifest, world, runtime),
             validate=validation(job, manifest, world),
             folder=folder,
             world=world,
@@ -239,7 +240,7 @@ def make_parts(job: Job, manifest: Manifest, world: World) -> Parts:
 
 
 def _batches(
-    job: Job, manifest: Manifest, world: World, workers: int
+    job: Job, manifest: Manifest, world: World, runtime: RuntimeConfig
 ) -> Callable[[int, int], Iterator[Batch]]:
     def batches(start: int, stop: int) -> Iterator[Batch]:
         return training_batches(
@@ -251,7 +252,8 @@ def _batches(
             stop=stop,
             rank=world.rank,
             world_size=world.size,
-            workers=workers,
+            workers=runtime.workers,
+            decoded=open_decoded(manifest, paths.DECODED, runtime.cache_gb * 1e9),
         )
 
     return batches

@@ -66,7 +66,9 @@ def augment(
     colours, across = _cut(image, rows, columns), columns.nearest()
     if mirror < config.flip:
         colours, across = colours.transpose(Image.Transpose.FLIP_LEFT_RIGHT), across[::-1]
-    ids = label_map.take(raw_labels.take(rows.nearest(), 0).take(across, 1))
+    raw = raw_labels.take(rows.nearest(), 0).take(across, 1)
+    # As bytes: half the time of an index array.
+    ids = np.frombuffer(raw.tobytes().translate(label_map.tobytes()), np.uint8).reshape(raw.shape)
     return _padded(np.asarray(photometric(colours, *factors)), ids, config)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -34,6 +35,18 @@ def test_the_seed_decides(params: dict[str, Any]) -> None:
     first = weights("tiny_alone_0")
     train_student.main(["tiny", "0"])
     assert weights("tiny_alone_0") == first
+
+
+def test_decoded_images_are_kept_and_change_no_weight(params: dict[str, Any]) -> None:
+    train_student.main(["tiny", "0"])
+    (made,) = paths.DECODED.glob("*/train.u8")
+    assert made.stat().st_size == 12 * 32 * 64 * 4
+    kept = weights("tiny_alone_0")
+    shutil.rmtree(paths.DECODED)
+    params["runtime"]["cache_gb"] = 0
+    write(params)
+    train_student.main(["tiny", "0"])
+    assert weights("tiny_alone_0") == kept and not paths.DECODED.exists()
 
 
 def test_the_best_is_chosen_at_the_geometry_that_ships(
