@@ -8,6 +8,9 @@ from typing import Any
 
 from pipeline.studies.plan import Run
 
+START = 8.0
+"""Seconds for DVC, Python and torch to start, about; what trainings take corrects it."""
+
 
 class Outlook:
     """Counts trainings and estimates the time left."""
@@ -25,7 +28,9 @@ class Outlook:
         """
         self._total, self._jobs = len(runs), jobs
         step = {recipe: cost["wall_seconds"] for recipe, cost in costs["recipes"].items()}
-        self._left = {run.stage: run.iterations * step[run.recipe] for run in runs if run.stage in todo}
+        self._left = {
+            run.stage: START + run.iterations * step[run.recipe] for run in runs if run.stage in todo
+        }
         self._slower: list[float] = []
 
     @property

@@ -72,7 +72,7 @@ def equal_time_iterations(study: Study, step: Mapping[str, float]) -> dict[str, 
 
 
 def with_equal_time(values: Mapping[str, Any], study: Study, lengths: Mapping[str, int]) -> dict[str, Any]:
-    """The first arm's params and, beside each recipe, its twin of another length; `alone` has an empty."""
+    """The first arm's params and, beside each recipe, a twin of another length; `alone` has an empty one."""
     both = copy.deepcopy(dict(values))
     for recipe in study.compared:
         if entry(study, recipe, EQUAL_TIME, lengths) == recipe:

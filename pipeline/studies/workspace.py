@@ -17,8 +17,8 @@ from pipeline import paths, strict_yaml
 from pipeline.studies.definition import Study, load
 
 STUDIES = Path(".studies")
-WRITTEN = ("dvc.lock", "reports", "results")
-"""What runs and studies write: no code of a study."""
+CODE = ("afdcd", "deploy", "pipeline", "conf", "data/raw", "dvc.yaml")
+"""What decides a study's numbers."""
 _MODULES = (
     "import afdcd, deploy, pipeline; print(*(m.__path__[0] for m in (afdcd, deploy, pipeline)), sep='\\n')"
 )
@@ -121,8 +121,7 @@ class Workspace:
         if Path(top).resolve() != self.root:
             raise UserError(f"{self.root} is not the root of its git repository, {top}; run the study there")
         load(self.name, self.root)
-        excluded = [f":(exclude){name}" for name in WRITTEN]
-        changes = _git(self.root, "status", "--porcelain", "--", ".", *excluded)
+        changes = _git(self.root, "status", "--porcelain", "--", *CODE)
         if changes and not head:
             shown = "\n".join(changes.splitlines()[:8])
             raise UserError(
