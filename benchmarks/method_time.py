@@ -65,7 +65,7 @@ PAIRS = {
 
 
 class Measured(NamedTuple):
-    """Medians of one process: seconds of the method's step, CPU seconds of the control's, peak megabytes."""
+    """Medians of one process: seconds of the method's step, CPU seconds of the control's, peak MiB."""
 
     cpu: float
     wall: float
@@ -125,7 +125,7 @@ def stepper(task: Task, config: OptimiserConfig, batch: Batch) -> Callable[[], N
 
 
 def peak() -> float:
-    """Megabytes that this process held at most."""
+    """MiB that this process held at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -163,7 +163,7 @@ def table(name: str, methods: list[str]) -> None:
     pair = PAIRS[name]
     settings = yaml.safe_load(compose([*pair.presets, f"recipe=[{','.join(METHODS)}]"]).body)
     print(f"\n{name}: {pair.crop[0]}x{pair.crop[1]}, {pair.batch} images, {pair.classes} classes")
-    print(f"{'':<15}{'CPU s':>8}{'wall s':>8}{'CPU ratio':>11}{'MB':>8}{'MB more':>9}")
+    print(f"{'':<15}{'CPU s':>8}{'wall s':>8}{'CPU ratio':>11}{'MiB':>8}{'MiB more':>9}")
     jobs = [(settings, pair, method) for method in (CONTROL, *methods)]
     first: Measured | None = None
     # Forked from a process that has imported all and computed nothing, so that no job pays or hides that.
