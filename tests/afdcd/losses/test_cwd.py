@@ -102,6 +102,16 @@ class TestContract(MethodContract):
     options: ClassVar[dict[str, Any]] = {"temperature": 4.0}
     falling: ClassVar[tuple[str, ...]] = ("channel_logits", "channel_features")
 
+    def test_the_temperature_reaches_both_terms(self) -> None:
+        student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+        assert student.logits is not None and teacher.logits is not None
+        before = self.build()(student, teacher, target())
+        self.options = {"temperature": 2.0}
+        found = self.build()(student, teacher, target())
+        expected = channel_wise(student.logits, teacher.logits, temperature=2.0)
+        assert found["channel_logits"].equal(expected)
+        assert not torch.isclose(found["channel_features"], before["channel_features"], rtol=1e-3)
+
     def test_features_are_divided_by_the_students_channels(self) -> None:
         objective, student, teacher = self.build(), output(STUDENT, 1), output(TEACHER, 2)
         (weight,) = objective.parameters()

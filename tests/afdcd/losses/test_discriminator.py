@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.func import functional_call
 
 from afdcd.losses.discriminator import Discriminator, SelfAttention
 
@@ -19,6 +20,20 @@ from afdcd.losses.discriminator import Discriminator, SelfAttention
 )
 def test_any_size_has_scores(size: tuple[int, int], scores: tuple[int, int]) -> None:
     assert Discriminator(3, 4)(torch.randn(2, 3, *size)).shape == (2, 1, *scores)
+
+
+def test_gradients_are_the_numerical_ones() -> None:
+    torch.manual_seed(0)
+    net = Discriminator(3, 2).double().eval()
+    for attention in net.attentions:
+        attention.share.data.fill_(0.5)
+    leaves = dict(net.named_parameters())
+    logits = torch.randn(2, 3, 17, 33, dtype=torch.float64, requires_grad=True)
+
+    def scores(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return functional_call(net, dict(zip(leaves, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(scores, (logits, *leaves.values()), fast_mode=True)
 
 
 def test_the_spectral_norm_of_a_trained_step_is_one() -> None:

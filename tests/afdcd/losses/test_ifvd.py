@@ -19,7 +19,8 @@ from contracts.method import STUDENT, TEACHER, MethodContract, output, target
 from torch import Tensor
 
 from afdcd.errors import UserError
-from afdcd.losses.ifvd import intra_class_variation
+from afdcd.losses.ifvd import IntraClassVariation, intra_class_variation
+from afdcd.losses.method import Context
 
 CASES = [
     # features' batch, size; channels of both; labels' size, classes
@@ -180,4 +181,10 @@ class TestContract(MethodContract):
         assert student.head_features is not None and teacher.head_features is not None
         found = self.build()(student, teacher, target())["intra_class"]
         expected = intra_class_variation(student.head_features, teacher.head_features, target().labels)
+        assert found.equal(expected)
+        other = Context(STUDENT, TEACHER, 1, None)
+        found = IntraClassVariation(other)(student, teacher, target())["intra_class"]
+        expected = intra_class_variation(
+            student.head_features, teacher.head_features, target().labels, ignore_index=1
+        )
         assert found.equal(expected)

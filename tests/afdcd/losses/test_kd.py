@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from contracts.forms import assert_equal_forms, assert_gradcheck, assert_halves_average, assert_rounding_near
-from contracts.method import MethodContract
+from contracts.method import STUDENT, TEACHER, MethodContract, output, target
 from torch import Tensor
 
 from afdcd.errors import UserError
@@ -167,6 +167,15 @@ class TestContract(MethodContract):
     name: ClassVar[str] = "kd"
     options: ClassVar[dict[str, Any]] = {"temperature": 1.0, "reduction": "pixel", "class_weighted": False}
     falling: ClassVar[tuple[str, ...]] = ("kd",)
+
+    def test_options_reach_the_function(self) -> None:
+        student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+        assert student.logits is not None and teacher.logits is not None
+        self.options = {"temperature": 3.0, "reduction": "element", "class_weighted": True}
+        options: dict[str, Any] = {"temperature": 3.0, "reduction": "element"}
+        weight = torch.tensor([0.5, 1.0, 2.0])
+        expected = logit_kd(student.logits, teacher.logits, class_weight=weight, **options)
+        assert self.build()(student, teacher, target())["kd"].equal(expected)
 
 
 class TestClassWeightedContract(TestContract):
