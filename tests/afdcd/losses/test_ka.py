@@ -205,6 +205,32 @@ def test_the_first_phase_lowers_what_it_minimises(monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 60 and sum(seen[-5:]) < 0.35 * sum(seen[:5]), seen
 
 
+def test_the_first_phase_is_the_stated_descent() -> None:
+    spec, options = ChannelSpec((6,), 4, 3), {**OPTIONS, "sparsity": 0.01}
+    torch.manual_seed(0)
+    method = KA(Context(spec, spec, 255, None), **options)
+    encoder = Encoder(6, 1)
+    encoder.load_state_dict(method.encoder.state_dict())
+    torch.manual_seed(1)
+    method.prepare(Teacher(), images())
+    torch.manual_seed(1)
+    decoder = Decoder(6, 1)
+    learnt = [*encoder.parameters(), *decoder.parameters()]
+    speeds = [torch.zeros_like(p) for p in learnt]
+    for _, given in zip(range(3), images(), strict=False):
+        with torch.no_grad():
+            features = Teacher()(given, stop="features").features[-1]
+        code = encoder(features)
+        loss = reconstruction(decoder(code, [6, 6]), features, code, sparsity=0.01)
+        for parameter, speed, gradient in zip(learnt, speeds, torch.autograd.grad(loss, learnt), strict=True):
+            speed.mul_(0.9).add_(gradient + 1e-4 * parameter.detach())
+            parameter.data.sub_(0.1 * speed)
+    assert not method.encoder.training
+    torch.testing.assert_close(
+        dict(method.encoder.named_parameters()), dict(encoder.named_parameters()), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_the_first_phase_touches_the_encoder_alone_and_freezes_it() -> None:
     torch.manual_seed(0)
     spec = ChannelSpec((6,), 4, 3)
