@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
 """What DVC says when another of its processes holds what it needs for a moment."""
 RETRIES = 20
+PAUSE = 1.0
+"""Seconds before the next try."""
 
 
 class Task(NamedTuple):
@@ -49,6 +51,14 @@ def stage(name: str) -> Task:
     return Task(name, ("dvc", "--wait-for-lock", "repro", "--single-item", name))
 
 
+class _Child(NamedTuple):
+    """A running task; Python would reap a process that nobody holds, and its resource usage with it."""
+
+    task: Task
+    process: subprocess.Popen[bytes]
+    began: float
+
+
 class Runner:
     """Runs tasks in a workspace; nothing that it started outlives it."""
 
@@ -56,7 +66,7 @@ class Runner:
         self._workspace = workspace
         self._threads = threads
         self._lifeline = lifeline
-        self._running: dict[int, tuple[Task, float]] = {}
+        self._running: dict[int, _Child] = {}
 
     def run(self, tasks: Sequence[Task], jobs: int, ended: Callable[[Task, float], None]) -> list[str]:
         """Run all, `jobs` at once; returns the names of those that failed, the others are run all the same.
@@ -76,7 +86,7 @@ class Runner:
                 ended(task, wall)
             elif BUSY.search(self._log(task)) and attempts.get(task.name, 0) < RETRIES:
                 attempts[task.name] = attempts.get(task.name, 0) + 1
-                time.sleep(1)
+                time.sleep(PAUSE)
                 waiting.appendleft(task)
             else:
                 failed.append(task.name)
@@ -110,7 +120,7 @@ class Runner:
                 preexec_fn=_heed_interrupts,
             )
         self._tell(f"+{process.pid}")
-        self._running[process.pid] = (task, time.monotonic())
+        self._running[process.pid] = _Child(task, process, time.monotonic())
 
     def _next_end(self) -> tuple[Task, int, float]:
         """Wait for any of the running to end; its exit status and wall seconds, which are put on record."""
@@ -120,12 +130,13 @@ class Runner:
 
     def _reap(self) -> tuple[Task, int, float] | None:
         """The same if one has ended already."""
-        for pid, (task, began) in self._running.items():
+        for pid, (task, process, began) in self._running.items():
             ended, status, used = os.wait4(pid, os.WNOHANG)
             if ended:
                 del self._running[pid]
                 self._tell(f"-{pid}")
-                code, wall = os.waitstatus_to_exitcode(status), time.monotonic() - began
+                process.returncode = code = os.waitstatus_to_exitcode(status)
+                wall = time.monotonic() - began
                 self._record(task, code, wall, used.ru_utime + used.ru_stime)
                 return task, code, wall
         return None
