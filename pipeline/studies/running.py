@@ -62,7 +62,7 @@ class _Child(NamedTuple):
 class Runner:
     """Runs tasks in a workspace; nothing that it started outlives it."""
 
-    def __init__(self, workspace: Workspace, threads: int, lifeline: subprocess.Popen[str]) -> None:
+    def __init__(self, workspace: Workspace, threads: int, lifeline: subprocess.Popen[bytes]) -> None:
         self._workspace = workspace
         self._threads = threads
         self._lifeline = lifeline
@@ -116,10 +116,8 @@ class Runner:
                 stdout=handle,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A study in the background of a script has SIGINT ignored, and its children would have too.
-                preexec_fn=_heed_interrupts,
+                preexec_fn=self._in_child,
             )
-        self._tell(f"+{process.pid}")
         self._running[process.pid] = _Child(task, process, time.monotonic())
 
     def _next_end(self) -> tuple[Task, int, float]:
@@ -161,14 +159,15 @@ class Runner:
     def _log(self, task: Task) -> str:
         return self._log_path(task).read_text(encoding="utf-8", errors="replace")
 
+    def _in_child(self) -> None:
+        """Between fork and exec: the watcher knows of the group before there is anything to end."""
+        # A study in the background of a script has SIGINT ignored, and its children would have too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self._tell(f"+{os.getpid()}")
+
     def _tell(self, line: str) -> None:
         assert self._lifeline.stdin is not None
-        self._lifeline.stdin.write(f"{line}\n")
-        self._lifeline.stdin.flush()
-
-
-def _heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.write(self._lifeline.stdin.fileno(), f"{line}\n".encode())
 
 
 def last_words(log: str) -> str:
@@ -186,7 +185,10 @@ def runner(workspace: Workspace, threads: int) -> Iterator[Runner]:
         UserError: it was asked to stop; what was done is kept.
     """
     lifeline = subprocess.Popen(
-        [sys.executable, watcher.__file__], stdin=subprocess.PIPE, text=True, start_new_session=True
+        # Isolated: its own folder must not come before the standard library's modules.
+        [sys.executable, "-I", watcher.__file__],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
     )
     made = Runner(workspace, threads, lifeline)
     # What the caller has ignored stays so: nohup, and shells' background commands.
