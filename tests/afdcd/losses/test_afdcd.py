@@ -120,7 +120,8 @@ def test_the_terms_are_the_functions_of_one_guess_with_every_option(
     width: int, options: dict[str, Any]
 ) -> None:
     method, keys = build(width, options), torch.tensor([7, 9])
-    student, teacher = maps((2, width, 6, 6), (2, 4, 6, 6), seed=1)
+    size = (5, 4) if options is OPTIONS else (6, 6)
+    student, teacher = maps((2, width, *size), (2, 4, *size), seed=1)
     student.requires_grad_()
     guess = naive_guess(dict(method.generator.named_parameters()), student, keys, options["mask_ratio"])
     contrast = {k: v for k, v in options.items() if k not in ("mask_ratio", "reduction")}
@@ -144,7 +145,8 @@ def test_the_terms_are_the_functions_of_one_guess_with_every_option(
 @pytest.mark.parametrize("options", [OPTIONS, OTHERS])
 def test_gradcheck_through_the_module(options: dict[str, Any]) -> None:
     method, keys = build(3, options), torch.tensor([3])
-    student, teacher = maps((1, 3, 6, 6), (1, 4, 6, 6), seed=2)
+    size = (2, 3) if options is OPTIONS else (6, 6)
+    student, teacher = maps((1, 3, *size), (1, 4, *size), seed=2)
     weights = method.generator.second.bias
 
     def terms(x: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, ...]:
