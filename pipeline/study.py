@@ -15,6 +15,7 @@ from pipeline import cli
 from pipeline.studies import definition
 from pipeline.studies.conduct import conduct, score_all
 from pipeline.studies.outcome import Outcome
+from pipeline.studies.running import runner
 from pipeline.studies.workspace import Workspace
 from pipeline.studies.writing import told, write
 
@@ -63,17 +64,14 @@ def main(given: list[str]) -> None:
         print(told(Outcome.of(workspace)))
         return
     if options.write:
-        score_all(workspace)
+        with runner(workspace, workspace.study.threads) as hands:
+            score_all(hands, workspace)
     else:
         made = workspace.open(head=options.head)
         _tell_commit(workspace, made)
-        try:
-            conduct(workspace, options.jobs, lambda: write(Outcome.of(workspace)))
-        finally:
-            if workspace.costs.exists():
-                write(Outcome.of(workspace))
-    folder = write(Outcome.of(workspace))
-    print(f"{told(Outcome.of(workspace))}\nthe result is in {folder}")
+        conduct(workspace, options.jobs, lambda: write(Outcome.of(workspace)))
+    outcome = Outcome.of(workspace)
+    print(f"{told(outcome)}\nthe result is in {write(outcome)}")
 
 
 def _tell_commit(workspace: Workspace, made: bool) -> None:

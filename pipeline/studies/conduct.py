@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 from afdcd.errors import UserError
 from afdcd.files import read_json, write_text
@@ -26,7 +27,10 @@ def conduct(workspace: Workspace, jobs: int, write: Callable[[], object]) -> Non
         UserError: a stage failed (the others were run all the same), or the study was asked to stop.
     """
     study = workspace.study
-    with workspace.owned(), runner(workspace, study.threads) as hands:
+    with workspace.owned(), ExitStack() as stack:
+        # Whatever ends the rest, and after it: what is there is told.
+        stack.callback(lambda: workspace.costs.exists() and write())
+        hands = stack.enter_context(runner(workspace, study.threads))
         if not workspace.costs.exists():
             _write_params(workspace, study, None)
             workspace.link_raw_data()
@@ -122,7 +126,7 @@ def _train(
         wave = [run for run in runs if run.seed == seed]
         todo = [stage(run.stage) for run in wave if run.stage in outdated]
         failed += hands.run(todo, jobs, lambda task, wall: logger.info(outlook.ended(task.name, wall)))
-        score_all(workspace)
+        score_all(hands, workspace)
         write()
     if failed:
         raise UserError(
@@ -137,15 +141,15 @@ def _outdated(workspace: Workspace, stages: Sequence[str]) -> list[str]:
     return [name for name in stages if name in status]
 
 
-def score(workspace: Workspace, study: Study, models: Sequence[str]) -> None:
-    """Score those models that are trained and have no score yet, in one process."""
-    trained = [model for model in models if workspace.card(model) is not None]
-    if trained:
-        workspace.run(sys.executable, "-m", "pipeline.studies.scores", study.split, *trained)
+def score_all(hands: Runner, workspace: Workspace) -> None:
+    """Score the teacher and every trained student that has no score yet, in one process.
 
-
-def score_all(workspace: Workspace) -> None:
-    """Score the teacher and every trained student."""
+    Raises:
+        UserError: it failed.
+    """
     study = workspace.study
     runs = plan.trainings(study, student_of(workspace), equal_lengths(workspace, study))
-    score(workspace, study, ["teacher", *(run.model for run in runs)])
+    trained = [model for model in ("teacher", *(run.model for run in runs)) if workspace.card(model)]
+    if trained:
+        command = (sys.executable, "-m", "pipeline.studies.scores", study.split, *trained)
+        _all(hands, [Task("scores", command)], 1)
