@@ -14,7 +14,7 @@ from contracts.forms import (
     orthogonal,
     vectors,
 )
-from contracts.method import MethodContract
+from contracts.method import STUDENT, TEACHER, MethodContract, output, target
 from torch import Tensor
 
 from afdcd.errors import UserError
@@ -100,3 +100,9 @@ class TestContract(MethodContract):
     name: ClassVar[str] = "at"
     options: ClassVar[dict[str, Any]] = {}
     falling: ClassVar[tuple[str, ...]] = ("attention",)
+
+    def test_it_is_the_heads_attention(self) -> None:
+        student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+        assert student.head_features is not None and teacher.head_features is not None
+        expected = attention_transfer(student.head_features, teacher.head_features)
+        assert self.build()(student, teacher, target())["attention"].equal(expected)

@@ -82,6 +82,15 @@ def test_hand_values_of_a_patch_of_one_by_two_cells() -> None:
             assert value.item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_hand_values_of_the_norms() -> None:
+    # Two equal rows, (3, 4) apart: 7 by the one norm, 5 by the other.
+    block = torch.tensor([[[0.0, 0.0], [3.0, 4.0]]], dtype=torch.float64)
+    for form in FORMS:
+        for distance, apart in (("l1", 7), ("l2", 5)):
+            value = form(block, block, temperature=2.0, distance=distance, groups=None)
+            assert value.item() == pytest.approx(2 * math.log(1 + math.exp(-apart / 2)), abs=1e-12)
+
+
 def test_moving_a_teacher_row_moves_its_own_anchor_and_other_groups_only() -> None:
     student, teacher = rows((2, 8, 3))
     cell, group, groups = 1, 2, 4

@@ -65,3 +65,28 @@ def test_attention_starts_as_the_identity_and_mixes_all_positions() -> None:
             torch.testing.assert_close(
                 value[1, :, y, x], features[1, :, y, x] + 0.5 * mixed, rtol=1e-4, atol=1e-5
             )
+
+
+def test_scores_are_those_of_the_layers_that_are_named() -> None:
+    torch.manual_seed(0)
+    net = Discriminator(3, 4).eval()
+    logits = torch.randn(2, 3, 27, 14)
+    assert [step.weight.shape[0] for step in net.halvings] == [4, 8, 16, 32]
+    for attention in net.attentions:
+        attention.share.data.fill_(0.5)
+
+    def padded(x: torch.Tensor, down: int, right: int) -> torch.Tensor:
+        """Zeros at the bottom and right."""
+        wide = torch.cat([x, torch.zeros(*x.shape[:3], right)], 3)
+        return torch.cat([wide, torch.zeros(*x.shape[:2], down, wide.shape[3])], 2)
+
+    features = logits
+    for step, halving in enumerate(net.halvings):
+        features = padded(features, features.shape[2] % 2, features.shape[3] % 2)
+        features = torch.conv2d(features, halving.weight, halving.bias, stride=2, padding=1)
+        features = torch.where(features > 0, features, 0.1 * features)
+        if step >= 2:
+            features = net.attentions[step - 2](features)
+    assert features.shape[2:] == (2, 1)
+    expected = torch.conv2d(padded(features, 2, 3), net.score.weight, net.score.bias)
+    torch.testing.assert_close(net(logits), expected)

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
+from afdcd.losses.randomness import uniform
 
 
 def plain(generator: MaskedGenerator, features: Tensor, keep: Tensor) -> Tensor:
@@ -61,6 +62,15 @@ def test_mask_drops_its_share_per_cell_and_not_per_channel() -> None:
     assert keep.float().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 32_000) ** 0.5)
     assert random_keep_mask(torch.arange(64), features, 0.0).all()
     assert not random_keep_mask(torch.arange(64), features, 1.0).any()
+
+
+def test_mask_is_a_function_of_each_samples_key_row_by_row() -> None:
+    keys = torch.tensor([5, 900, -3])
+    keep, drawn = random_keep_mask(keys, torch.zeros(3, 2, 4, 7), 0.4), uniform(keys, 28)
+    for b in range(3):
+        for y in range(4):
+            for x in range(7):
+                assert keep[b, 0, y, x] == (drawn[b, 7 * y + x] >= 0.4)
 
 
 def test_mask_ratio_one_leaves_only_the_biases() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from afdcd.errors import UserError
-from afdcd.losses.inputs import require_equal_grids, unit_vectors
+from afdcd.losses.inputs import full_precision, require_equal_grids, unit_vectors
 
 
 @pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
@@ -22,6 +22,14 @@ def test_a_zero_vector_stays_zero_and_its_gradient_small() -> None:
     result[:, 0].sum().backward()
     assert result.tolist() == [[0, 0], [pytest.approx(0.6), pytest.approx(0.8)]]
     assert vectors.grad is not None and vectors.grad.abs().max() <= 1
+
+
+def test_autocast_is_off_within_and_on_again_after() -> None:
+    one = torch.eye(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with full_precision(one):
+            assert (one @ one).dtype == torch.float32
+        assert (one @ one).dtype == torch.bfloat16
 
 
 def test_grids_may_differ_in_channels_only() -> None:

@@ -15,7 +15,7 @@ from contracts.forms import (
     permuted_pixels,
     vectors,
 )
-from contracts.method import STUDENT, TEACHER, MethodContract, output, target
+from contracts.method import CLASSES, STUDENT, TEACHER, MethodContract, output, target
 from torch import Tensor
 
 from afdcd.errors import UserError
@@ -146,6 +146,13 @@ class TestContract(MethodContract):
         method = self.build().methods["skd"]
         assert isinstance(method, SKD)
         return method
+
+    def test_options_reach_the_function_and_the_opponent(self) -> None:
+        method, student, teacher = self.method(), output(STUDENT, 1), output(TEACHER, 2)
+        assert student.head_features is not None and teacher.head_features is not None
+        expected = pairwise_affinity(student.head_features, teacher.head_features, pool=self.options["pool"])
+        assert method(student, teacher, target())["pairwise"].equal(expected)
+        assert method.discriminator.halvings[0].weight.shape == (4, CLASSES, 4, 4)
 
     def test_the_adversarial_term_leads_no_gradient_into_the_opponent(self) -> None:
         method, student = self.method(), output(STUDENT, 1)
