@@ -52,6 +52,18 @@ def test_a_twin_stands_alone_and_follows_the_dataset(monkeypatch: pytest.MonkeyP
     assert found.recipes["dist_masked"]["mgd"]["weights"] == {"masked_generation": 8e-6}
 
 
+@pytest.mark.parametrize(("pair", "channels"), [("narrow_r18", 256), ("r101_r18", 2048)])
+def test_kas_weight_is_of_the_mean_over_its_code(
+    pair: str, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = params.parse(configure.compose([f"pair={pair}", "recipe=[ka]"]).body)
+    if (options := found.teacher.model.backbone_options).get("channels"):
+        assert options["channels"][-1] == channels
+    weights = found.distill.recipes["ka"]["ka"]["weights"]
+    assert weights["feature_adaptation"] * channels / 2 == pytest.approx(50, rel=0.01)
+
+
 @pytest.fixture(scope="module")
 def networks(composed: params.Params) -> tuple[Segmenter, Segmenter]:
     """Student and teacher."""
