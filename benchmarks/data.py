@@ -85,32 +85,38 @@ def write_set(folder: Path) -> Manifest:
     return Manifest(folder, info, entries, "0" * 64)
 
 
+def draws(seed: int) -> np.random.Generator:
+    return np.random.default_rng([1, 0, seed, 0])
+
+
 def released_way(entry: Entry, seed: int, *, in_float: bool) -> Tensor:
-    """One sample by plain steps over the whole image."""
-    rng = np.random.default_rng(seed)
+    """One sample by plain steps over the whole image; the draws are those of our forms."""
+    scale, *places, mirror = draws(seed).random(4)
     with Image.open(entry.image) as file:
-        image = np.asarray(file.convert("RGB"))
+        image = np.array(file.convert("RGB"))
     assert entry.mask is not None
     with Image.open(entry.mask) as file:
         raw = np.asarray(file)
     ids = raw.astype(np.int32)
     for raw_id in range(-1, IDS):
         ids[raw == raw_id] = TRAIN_IDS.get(raw_id, -1)
-    factor = 0.5 + int(rng.integers(16)) / 10
+    factor = 0.5 + int(scale * 16) / 10
     height, width = (round(length * factor) for length in SIZE)
-    planes = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
     planes = planes.float() if in_float else planes
     large = F.interpolate(planes, size=(height, width), mode="bilinear")[0].permute(1, 2, 0).numpy()
     rows, columns = np.arange(height) * SIZE[0] // height, np.arange(width) * SIZE[1] // width
     ids = ids.take(rows, 0).take(columns, 1)
     values = np.asarray(large, np.float32)[..., ::-1] - np.array(MEAN)
     pad = [(0, max(0, 512 - height)), (0, max(0, 1024 - width))]
-    values, ids = np.pad(values, (*pad, (0, 0))), np.pad(ids, pad, constant_values=-1)
+    if any(after for _, after in pad):
+        values, ids = np.pad(values, (*pad, (0, 0))), np.pad(ids, pad, constant_values=-1)
     top, left = (
-        int(rng.integers(outer - inner + 1)) for outer, inner in zip(ids.shape, (512, 1024), strict=True)
+        int(place * (outer - inner + 1))
+        for place, outer, inner in zip(places, ids.shape, (512, 1024), strict=True)
     )
     crop = np.s_[top : top + 512, left : left + 1024]
-    step = int(rng.integers(2)) * 2 - 1
+    step = -1 if mirror < 0.5 else 1
     planar = np.asarray(values[crop], np.float32).transpose(2, 0, 1)[:, :, ::step].copy()
     labels = np.asarray(ids[crop], np.float32)[:, ::step].copy()
     assert labels.shape == planar.shape[1:]
@@ -133,9 +139,7 @@ def main(crops: int) -> None:
                 sample = (
                     decoded.sample(entry) if cached else (manifest.image(entry), manifest.raw_labels(entry))
                 )
-                image, _ = transforms.augment(
-                    *sample, manifest.label_map, config, np.random.default_rng([1, 0, seed, 0])
-                )
+                image, _ = transforms.augment(*sample, manifest.label_map, config, draws(seed))
                 slot = np.empty(image.shape, image.dtype)
                 slot[:] = image
                 return torch.from_numpy(slot).permute(2, 0, 1)
