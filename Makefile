@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help demo clone install test test-slow lint bench clean
+.PHONY: help demo clone install test test-slow mutants lint bench clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test: clone $(READY) ## everything but soaks and long fuzzing, with coverage of 
 
 test-slow: clone $(READY) ## soaks, long fuzzing, all datasets and recipes
 	python -m pytest -n auto --dist loadgroup -m slow
+
+mutants: $(READY) ## plant faults in the distillation methods and show that a test sees each
+	python tests/mutants
 
 lint: $(READY) ## ruff, mypy --strict, the import rules
 	ruff check .

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, ClassVar
 
 import pytest
@@ -239,6 +240,14 @@ def test_the_first_phase_reads_positions_and_touches_the_teachers_encoder_alone(
     changed = {name for name, value in method.state_dict().items() if not value.equal(before[name])}
     assert changed and all(name.startswith("teacher_encoder.") for name in changed)
     assert not any(p.requires_grad for p in method.teacher_encoder.parameters())
+
+
+def test_the_first_phase_sees_as_many_batches_as_asked() -> None:
+    spec, batches = ChannelSpec((6,), 6, 3), islice(images(), 5)
+    IDD(Context(spec, spec, 255, None), **{**OPTIONS, "first_phase_iterations": 4}).prepare(
+        Teacher(), batches
+    )
+    assert len(list(batches)) == 1
 
 
 def test_no_first_phase_without_its_term() -> None:

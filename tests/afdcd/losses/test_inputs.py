@@ -12,7 +12,9 @@ from afdcd.losses.inputs import full_precision, require_equal_grids, unit_vector
 def test_unit_vectors_and_their_gradients(order: float) -> None:
     torch.manual_seed(0)
     vectors = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(unit_vectors(vectors, order=order), F.normalize(vectors, order, 1))
+    for dim in (1, 2):
+        found = unit_vectors(vectors, dim=dim, order=order)
+        torch.testing.assert_close(found, F.normalize(vectors, order, dim))
     assert torch.autograd.gradcheck(lambda x: unit_vectors(x, dim=2, order=order), vectors)
 
 

@@ -43,6 +43,19 @@ def test_terms_of_all_methods_by_name_and_by_weight() -> None:
     assert len(objective.param_groups()) == 1
 
 
+def test_side_losses_of_all_methods_by_name() -> None:
+    skd = {"weights": {"adversarial": 1.0}, "pool": 2, "discriminator_weight": 0.1, "discriminator_width": 4}
+    objective = build_objective({"skd": skd, "kd": KD}, CONTEXT)
+    assert set(objective.side_losses(output(STUDENT, 1), output(TEACHER, 2), target())) == {"discriminator"}
+
+
+def test_student_and_teacher_have_stops_of_their_own() -> None:
+    method = LogitKD(CONTEXT, temperature=1.0, reduction="pixel", class_weighted=False)
+    method.teacher_stop = "head_features"  # type: ignore[misc]
+    objective = Objective({"kd": method}, {"kd": 1.0})
+    assert (objective.student_stop, objective.teacher_stop) == ("logits", "head_features")
+
+
 def test_stops_are_no_further_than_needed() -> None:
     objective = build_objective({"afdcd": AFDCD}, CONTEXT)
     assert (objective.student_stop, objective.teacher_stop) == ("features", "features")

@@ -23,8 +23,9 @@ def test_values_are_converted_to_the_annotated_types() -> None:
 
 
 def test_terms_of_weight_zero_are_not_listed() -> None:
-    (checked,) = check_recipe({"kd": {**KD, "weights": {"kd": 0}}}, "here").values()
-    assert checked.weights == {}
+    for weights in ({"kd": 0}, {}):
+        (checked,) = check_recipe({"kd": {**KD, "weights": weights}}, "here").values()
+        assert checked.weights == {}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_terms_of_weight_zero_are_not_listed() -> None:
         ({"kd": {**KD, "weights": {"kdd": 1.0}}}, r"here\.kd\.weights: unknown key 'kdd'; did you mean 'kd'"),
         ({"kd": {**KD, "weights": {"kd": -1.0}}}, r"here\.kd\.weights\.kd = -1\.0"),
         ({"kd": {**KD, "weights": {"kd": float("nan")}}}, r"here\.kd\.weights\.kd = nan"),
+        ({"kd": {**KD, "weights": {"kd": float("inf")}}}, r"here\.kd\.weights\.kd = inf"),
         ({"kd": {**KD, "weights": 2.0}}, r"here\.kd\.weights must give weights to terms.*kd"),
         ({"kd": {key: value for key, value in KD.items() if key != "weights"}}, r"here\.kd\.weights must"),
     ],
@@ -80,9 +82,10 @@ def test_a_schedule_overrides_what_it_names_and_no_more() -> None:
 
 
 def test_a_term_of_two_methods_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "again", METHODS["kd"])
-    with pytest.raises(UserError, match="kd has a term 'kd' too"):
-        check_recipe({"kd": KD, "again": KD}, "here")
+    monkeypatch.setitem(METHODS, "again", METHODS["fitnet"])
+    one: dict[str, Any] = {"weights": {"feature_mse": 1.0}}
+    with pytest.raises(UserError, match="fitnet has a term 'feature_mse' too"):
+        check_recipe({"fitnet": one, "again": one}, "here")
 
 
 def test_no_torch_is_imported() -> None:

@@ -1,0 +1,1 @@
+"""Faults planted in copies of the code, each of which a test must see."""
