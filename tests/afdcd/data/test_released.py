@@ -80,7 +80,7 @@ def test_normalised_crop_is_that_of_the_released_order(size) -> None:
     label_map = np.array([3, 1, 255, 0, *[2] * 252], dtype=np.uint8)
     settings = Normalisation(order="bgr", mean=MEAN[::-1], std=(1, 1, 1))
     padded = 0
-    for seed in range(10):
+    for seed in range(4):
         drawn = np.random.default_rng(seed).random(7)
         out, ids = augment(image, labels, label_map, CONFIG, np.random.default_rng(seed))
         assert out.dtype == np.float32 and ids.dtype == np.uint8
