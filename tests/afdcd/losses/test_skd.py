@@ -205,9 +205,3 @@ class TestContract(MethodContract):
 
 class TestWithoutPooling(TestContract):
     options: ClassVar[dict[str, Any]] = {**TestContract.options, "pool": 1}
-
-    def test_pool_reaches_the_function(self) -> None:
-        student, teacher = output(STUDENT, 1), output(TEACHER, 2)
-        assert student.head_features is not None and teacher.head_features is not None
-        found = self.build(weights={"pairwise": 1.0})(student, teacher, target())["pairwise"]
-        assert found.equal(pairwise_affinity(student.head_features, teacher.head_features, pool=1))
