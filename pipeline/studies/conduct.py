@@ -28,6 +28,7 @@ def conduct(workspace: Workspace, jobs: int, write: Callable[[], object]) -> Non
     """
     study = workspace.study
     with workspace.owned(), ExitStack() as stack:
+        workspace.drop_broken_lock()
         # Whatever ends the rest, and after it: what is there is told.
         stack.callback(lambda: workspace.costs.exists() and write())
         hands = stack.enter_context(runner(workspace, study.threads))

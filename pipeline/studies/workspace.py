@@ -148,6 +148,16 @@ class Workspace:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).symlink_to((self.root / name).resolve())
 
+    def drop_broken_lock(self) -> None:
+        """Remove a dvc.lock that a killed DVC left half written; its run cache brings all stages back."""
+        path = self.folder / "dvc.lock"
+        try:
+            whole = not path.exists() or "stages" in strict_yaml.parse(path.read_text("utf-8"), str(path))
+        except UserError:
+            whole = False
+        if not whole:
+            path.unlink()
+
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Hold the workspace alone.

@@ -116,7 +116,10 @@ def set_up(outcome: Outcome) -> str:
         lines.append(
             f"- machine: {cpu['model']}, {cpu['logical_cores']} cores; {gpus}; {study.threads} thread(s) each"
         )
-    lines.append(f"- spent so far: {duration(outcome.cpu_seconds)} of CPU time, data and teacher included")
+    lines.append(
+        f"- spent so far: {duration(outcome.cpu_seconds)} of CPU time, data and teacher "
+        "included, the timing of steps not"
+    )
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -64,14 +65,18 @@ def test_a_study_survives_an_interrupt_and_a_kill_and_ends_with_both_tables(tmp_
 
     # Work goes on in the project meanwhile: the study must not notice.
     clone.edit("afdcd/losses/kd.py", lambda text: f"{text}\nraise RuntimeError('edited')\n")
-    broken_off(clone, lambda: (trained / "narrow_r18_kd_0/model.json").exists(), signal.SIGKILL)
-    kept = {path: path.stat().st_mtime_ns for path in trained.glob("*/weights.safetensors")}
+    broken_off(clone, lambda: "distill@narrow_r18-kd-0" in locked(workspace), signal.SIGKILL)
+    there = {path: path.read_bytes() for path in trained.glob("*/weights.safetensors")}
+    kd = trained / "narrow_r18_kd_0/weights.safetensors"
+    before = kd.stat().st_mtime_ns
     said = clone.run(*COMMAND[:3], "smoke", "--status")
     assert "At equal training time" in said and "8 of 8" not in said
 
     said = clone.run(*COMMAND)
     assert f"its own commit {commit[:10]}" in said and "Traceback" not in said
-    assert kept and kept == {path: path.stat().st_mtime_ns for path in kept}, "trained again"
+    assert kd.stat().st_mtime_ns == before, "what DVC had on record was trained again"
+    # A network whose training ended as the study was killed is trained again, to the same weights.
+    assert len(there) > 2 and there == {path: path.read_bytes() for path in there}
     check_result(clone, commit)
 
     weights = {path: path.stat().st_mtime_ns for path in trained.glob("*/weights.safetensors")}
@@ -81,6 +86,12 @@ def test_a_study_survives_an_interrupt_and_a_kill_and_ends_with_both_tables(tmp_
     assert {path for path in result if path.read_bytes() != result[path]} <= {
         clone.folder / "results/smoke/README.md"  # tells the CPU time spent, probe's second run too
     }
+
+
+def locked(workspace: Path) -> set[str]:
+    """Stages that DVC has on record; its file may be half written when it is read."""
+    path = workspace / "dvc.lock"
+    return set(re.findall(r"^  (\S+):$", path.read_text(encoding="utf-8"), re.M)) if path.exists() else set()
 
 
 def check_result(clone: Clone, commit: str) -> None:
