@@ -63,7 +63,7 @@ def examine(tables: list[Table], sound: Path, root: Path, jobs: int, reasons: bo
         limits[job.table.name] = max(SECONDS, 10 * outcome.seconds)
         if outcome.verdict != "passed":
             print(f"{job.table.name}: the tests fail without any fault: {outcome.test} {outcome.reason}")
-            return len(job.table.faults)
+            return sum(len(table.faults) for table in tables)
     planned = [Job(table, fault, limits[table.name]) for table in tables for fault in table.faults]
     names, means = (
         max(map(len, texts)) for texts in ([t.name for t in tables], [_means(job) for job in planned])

@@ -199,6 +199,7 @@ def _tests(folder: Path, root: Path, tests: tuple[str, ...], pipe: Connection) -
     os.dup2(quiet, 2)
     watcher = _Watcher()
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", f"--rootdir={folder}"]
+    (folder / "temporary").mkdir(exist_ok=True)
     options += [f"--basetemp={folder / 'temporary' / str(os.getpid())}"]
     code = pytest.main([*options, *(str(folder / test) for test in tests)], plugins=[watcher])
     outcome = watcher.outcome or Outcome("broken", "", f"pytest ended with {code!r}")
