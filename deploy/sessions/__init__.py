@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from afdcd.plugins import resolve
 from deploy.bundle import Contract, Manifest, checked_bytes, read_contract, read_manifest
+from deploy.config import Precision
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "deploy.sessions.onnxruntime:OnnxRuntimeSession",
@@ -25,7 +26,8 @@ Reader = Callable[[str], bytes]
 class Session(Protocol):
     """An engine ready to run; a context manager that frees it.
 
-    Backends are built as `Backend(contract, read, threads=n)`.
+    Backends are built as `Backend(contract, read, threads=n, precision=p)`. Most find the precision typed in
+    the graph and have no use for `p`; one that decides it when it opens the graph (OpenVINO) obeys it.
     """
 
     @property
@@ -63,7 +65,13 @@ def open_session(bundle: Path, *, threads: int) -> Session:
         UserError: a file is missing, altered or cannot be loaded, or the backend is unknown.
     """
     manifest = read_manifest(bundle)
-    return open_backend(manifest.backend, manifest.contract, bundle_reader(bundle, manifest), threads=threads)
+    return open_backend(
+        manifest.backend,
+        manifest.contract,
+        bundle_reader(bundle, manifest),
+        threads=threads,
+        precision=manifest.precision,
+    )
 
 
 def open_reference(exported: Path, *, threads: int) -> Session:
@@ -81,13 +89,16 @@ def open_reference(exported: Path, *, threads: int) -> Session:
     )
 
 
-def open_backend(backend: str, contract: Contract, read: Reader, *, threads: int) -> Session:
+def open_backend(
+    backend: str, contract: Contract, read: Reader, *, threads: int, precision: Precision = "fp32"
+) -> Session:
     """Build a session from its parts.
 
     Raises:
         UserError: the backend is unknown (the nearest name is proposed) or cannot load the file.
     """
-    return cast(Session, resolve(BACKENDS, backend, "backend")(contract, read, threads=threads))
+    kind = resolve(BACKENDS, backend, "backend")
+    return cast(Session, kind(contract, read, threads=threads, precision=precision))
 
 
 def bundle_reader(bundle: Path, manifest: Manifest) -> Reader:

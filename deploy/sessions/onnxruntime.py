@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from afdcd.errors import UserError
 from deploy.bundle import CLASS_MAP, LOGITS, Contract
+from deploy.config import Precision
 from deploy.sessions import Reader
 
 PROVIDER = "CPUExecutionProvider"
@@ -41,7 +42,9 @@ def open_graph(graph: bytes, name: str, *, threads: int) -> ort.InferenceSession
 class OnnxRuntimeSession:
     """Runs class_map.onnx; opens logits.onnx only when logits are asked for."""
 
-    def __init__(self, contract: Contract, read: Reader, *, threads: int) -> None:
+    def __init__(
+        self, contract: Contract, read: Reader, *, threads: int, precision: Precision = "fp32"
+    ) -> None:
         self._contract = contract
         self._read = read
         self._threads = threads

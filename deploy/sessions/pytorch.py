@@ -11,13 +11,16 @@ import torch
 
 from deploy.archive import load_program
 from deploy.bundle import PROGRAM, Contract
+from deploy.config import Precision
 from deploy.sessions import Reader
 
 
 class PyTorchSession:
     """Runs reference.pt2 eagerly on the CPU; the process's thread count is put back on exit."""
 
-    def __init__(self, contract: Contract, read: Reader, *, threads: int) -> None:
+    def __init__(
+        self, contract: Contract, read: Reader, *, threads: int, precision: Precision = "fp32"
+    ) -> None:
         self._contract = contract
         self._module: torch.nn.Module | None = load_program(read(PROGRAM)).module()
         self._threads_before = torch.get_num_threads()
