@@ -41,13 +41,22 @@ class TestContract(MethodContract):
         names = ("perspective_local", "perspective_teacher", "perspective_align")
         torch.testing.assert_close([terms[name] for name in names], list(expected))
 
+    def test_adapters_are_two_layers_with_a_relu_between(self) -> None:
+        method, features = self.build().methods["apd"], output(STUDENT, 1).head_features
+        assert features is not None
+        first, _, second = method.student_adapter
+        hidden = torch.einsum("dc,bchw->bdhw", first.weight[..., 0, 0], features) + first.bias[:, None, None]
+        hidden = hidden * (hidden > 0)
+        wanted = torch.einsum("dc,bchw->bdhw", second.weight[..., 0, 0], hidden) + second.bias[:, None, None]
+        torch.testing.assert_close(method.student_adapter(features), wanted)
+
     def test_each_adapter_is_trained_by_its_own_loss(self) -> None:
         objective, student, teacher = self.build(), output(STUDENT, 1), output(TEACHER, 2)
         method = objective.methods["apd"]
         sides = objective.side_losses(student, teacher, target())
         sides["perspective_teacher"].backward()
         assert all(p.grad is None for p in method.student_adapter.parameters())
-        assert all(p.grad is not None for p in method.teacher_adapter.parameters())
+        assert all(p.grad is not None and p.grad.any() for p in method.teacher_adapter.parameters())
         objective.zero_grad()
         objective.total(objective(student, teacher, target())).backward()
         assert all(p.grad is not None for p in method.student_adapter.parameters())
