@@ -66,7 +66,9 @@ def _read(path: Path, root: Path) -> Table:
     faults = [_fault(path, content.get("file"), one) for one in content.get("fault", [])]
     if unknown or not faults or not content.get("tests"):
         raise TableError(f"{path}: a table has file, tests and [[fault]], got {', '.join(content)}")
-    tests = [str(test.relative_to(root)) for named in content["tests"] for test in sorted(root.glob(named))]
+    # The other way round formulas come before the module's tests, which take longer.
+    paths = [test for named in content["tests"] for test in sorted(root.glob(named), reverse=True)]
+    tests = [str(test.relative_to(root)) for test in paths]
     if not tests:
         raise TableError(f"{path}: no tests are called {' or '.join(content['tests'])}")
     return Table(path.stem, tuple(tests), tuple(faults))

@@ -56,6 +56,8 @@ def test_other_refusals() -> None:
     maps = torch.zeros(1, 16, 16, 16)
     with pytest.raises(UserError, match="pool 0"):
         spatial_contrast(maps, maps, pool=0)
+    with pytest.raises(UserError, match="feature map is 16x8, and pool 3"):
+        omni_contrast(maps[..., :8], maps[..., :8], pool=3)
     with pytest.raises(UserError, match="feature map is 16x16, and pool 17"):
         spatial_contrast(maps, maps, pool=17)
     with pytest.raises(UserError, match="3 groups do not divide the 16 channels"):
