@@ -36,7 +36,7 @@ class Job:
 
     table: Table
     fault: Fault | None
-    seconds: float = SECONDS
+    seconds: float = 10 * SECONDS
 
 
 @dataclass
