@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from torch.distributed.launcher import api
 from torch.distributed.run import parse_args, run
 
 from afdcd.errors import UserError
+from afdcd.training.distributed import ROUND
 from pipeline.parent import LOST_PEER
 
 JOIN_SECONDS = 600
@@ -47,7 +49,19 @@ class Group(NamedTuple):
 
 
 class _Agent(LocalElasticAgent):
-    """torchrun's agent, which starts nothing again where a stage refused its settings."""
+    """torchrun's agent, which starts nothing again where a stage refused its settings.
+
+    It gives every start a name of its own: the store in which processes look for each other outlives them,
+    and a process must not find the address of a dead one.
+    """
+
+    def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        super()._rendezvous(worker_group)
+        # This store is that of one meeting of the nodes.
+        store: Any = self._store
+        if worker_group.group_rank == 0:
+            store.set(ROUND, secrets.token_hex(8))
+        os.environ[ROUND] = store.get(ROUND).decode()
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)

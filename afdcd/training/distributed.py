@@ -11,9 +11,14 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from afdcd.errors import UserError
+
+ROUND = "TORCHELASTIC_ROUND"
+"""The variable by which the launcher names each start of the processes."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,15 @@ def join(wish: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
         yield World(0, 1, device)
         return
     cuda = device.type == "cuda"
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+    store, rank, size = next(rendezvous("env://", rank, size))
+    store = PrefixStore(os.environ.get(ROUND, "first"), store)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        device_id=device if cuda else None,
+    )
     try:
         yield World(rank, size, device, local_rank)
     finally:
