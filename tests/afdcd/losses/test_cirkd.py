@@ -26,6 +26,19 @@ def build(**changes: Any) -> CIRKD:
     return CIRKD(Context(STUDENT, TEACHER, 255, None), **{**OPTIONS, **changes}).eval()
 
 
+def test_the_temperature_reaches_the_mini_batch_term() -> None:
+    student, teacher = output(STUDENT, 1), output(TEACHER, 2)
+    assert student.head_features is not None and teacher.head_features is not None
+    expected = mini_batch_pixel(student.head_features, teacher.head_features, temperature=0.3)
+    assert build(temperature=0.3)(student, teacher, target())["mini_batch_pixel"].equal(expected)
+
+
+def test_the_projector_has_the_released_layers() -> None:
+    first, *others = build().projector
+    assert first.weight.shape == (TEACHER.head_features, STUDENT.head_features, 1, 1) and first.bias is None
+    assert [type(layer).__name__ for layer in others] == ["BatchNorm2d", "ReLU", "Conv2d"]
+
+
 def test_pooling_is_the_average_before_the_mini_batch_term_alone() -> None:
     student, teacher, here = output(STUDENT, 1), output(TEACHER, 2), target()
     pooled, plain = build(pool=2)(student, teacher, here), build()(student, teacher, here)

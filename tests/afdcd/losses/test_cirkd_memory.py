@@ -87,6 +87,7 @@ def test_the_queues_hold_what_the_teacher_saw_of_each_class() -> None:
         for k in range(CLASSES):
             expected = sum(min(most, int((image == k).sum())) for image in near)
             assert int(queue.written[k]) == expected > 0
+    assert [queue.size for queue in method.queues.values()] == [20, 5]
     queue = method.queues["memory_pixel"]
     assert teacher.head_features is not None
     units = torch.nn.functional.normalize(teacher.head_features)
@@ -97,7 +98,7 @@ def test_the_queues_hold_what_the_teacher_saw_of_each_class() -> None:
 
 
 def test_memory_terms_are_the_functions_on_the_newest_memory() -> None:
-    method, student, teacher, here = build(), output(STUDENT, 1), output(TEACHER, 2), target()
+    method, student, teacher, here = build(temperature=0.3), output(STUDENT, 1), output(TEACHER, 2), target()
     method(student, output(TEACHER, 3), here._replace(keys=here.keys + 7))
     values = method(student, teacher, here)
     for name, count in (("memory_pixel", 12 // 3 + 1), ("memory_region", 6 // 3 + 1)):
@@ -107,6 +108,7 @@ def test_memory_terms_are_the_functions_on_the_newest_memory() -> None:
             method.projector(student.head_features),
             teacher.head_features,
             bank.vectors,
+            temperature=0.3,
             filled=bank.filled,
             taken=here.labels[:, ::8, ::8] != 255,
         )
