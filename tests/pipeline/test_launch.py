@@ -57,6 +57,28 @@ def test_an_unknown_stage_is_refused(given: list[str]) -> None:
         launch.main(given)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"nodes": 2, "rendezvous": "node1:29400"}, None),
+        ({"nodes": 2}, "runtime.nodes: 2 need a place to meet; set runtime.rendezvous"),
+        ({"rendezvous": "node1:29400"}, "runtime.rendezvous: node1:29400 is of no use to one node"),
+        ({"nodes": 2, "rendezvous": "node1:70000"}, "no such port"),
+    ],
+)
+def test_nodes_that_cannot_meet(changes: dict[str, object], said: str | None) -> None:
+    told = list(launch.node_mistakes(runtime(**changes)))
+    assert not told if said is None else said in told[0] and len(told) == 1
+
+
+def test_a_parent_that_died_before_ends_the_launcher() -> None:
+    for given in (["--parent=1", "pipeline.train_teacher"], ["--parent=4194305", "pipeline.train_teacher"]):
+        with pytest.raises(SystemExit) as ended:
+            launch.main(given)
+        assert ended.value.code == 143
+
+
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     """The parent is killed without a chance to clean up; the request outlives exec."""
     child = (
