@@ -19,6 +19,7 @@ from deploy.bundle import (
     Manifest,
     Range,
     describe,
+    ir_names,
     read_contract,
     write_model,
 )
@@ -26,6 +27,9 @@ from deploy.config import TargetConfig
 from deploy.hardware import versions
 from deploy.sessions import open_session
 from deploy.sessions.capability import check_target
+
+ENGINE_FILES = (CLASS_MAP, LOGITS, PROGRAM, *ir_names(CLASS_MAP), *ir_names(LOGITS))
+"""What the stage quantize may have written for a target."""
 
 
 def build(
@@ -45,7 +49,7 @@ def build(
     """
     check_target(target, spec)
     contract = read_contract(typed)
-    names = [name for name in (CLASS_MAP, LOGITS, PROGRAM) if (typed / name).is_file()]
+    names = [name for name in ENGINE_FILES if (typed / name).is_file()]
     if not names:
         raise UserError(f"{typed} holds no graph; run the stage quantize for it again")
     with atomic_folder(bundle) as folder:

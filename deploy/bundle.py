@@ -28,11 +28,24 @@ Pixels = npt.NDArray[np.uint8]
 Model = TypeVar("Model", bound=Config)
 
 
+def ir_names(graph: str) -> tuple[str, str]:
+    """The two files that hold a graph in OpenVINO's own format: class_map.onnx -> class_map.xml and .bin."""
+    stem = graph.removesuffix(".onnx")
+    return f"{stem}.xml", f"{stem}.bin"
+
+
 class Range(Config):
-    """A dynamic dimension; `max` is None where nothing but memory limits it."""
+    """A dynamic dimension.
+
+    Attributes:
+        min: the shortest length.
+        max: the longest; None where nothing but memory limits it.
+        multiple: every length is one of this; files of before it existed mean 1.
+    """
 
     min: Count
     max: Count | None
+    multiple: Count = 1
 
 
 class ImageInput(Config):
@@ -94,7 +107,8 @@ class Contract(Config):
             raise UserError(
                 f"{self.model} takes uint8 images of 0..255, got {images.dtype}; pass them unscaled"
             )
-        expected = f"(B, {_words(self.input.height)}, {_words(self.input.width)}, 3)"
+        batch = "B" if self.input.batch.max is None else words(self.input.batch)
+        expected = f"({batch}, {words(self.input.height)}, {words(self.input.width)}, 3)"
         limits: list[int | Range] = [self.input.batch, self.input.height, self.input.width, 3]
         if images.ndim != 4 or not all(map(_fits, images.shape, limits)):
             raise UserError(
@@ -138,19 +152,23 @@ class Manifest(Config):
 
     def size(self) -> int:
         """Bytes of the file that ships: the class-map engine, without its logits twin."""
-        return self.files[CLASS_MAP if CLASS_MAP in self.files else PROGRAM].bytes
+        shipped = [name for name in (CLASS_MAP, *ir_names(CLASS_MAP)) if name in self.files]
+        return sum(self.files[name].bytes for name in shipped or [PROGRAM])
 
 
-def _words(limit: int | Range) -> str:
+def words(limit: int | Range) -> str:
+    """A dimension for people: `96`, `1..`, `64..512 in steps of 8`."""
     if isinstance(limit, int):
         return str(limit)
-    return f"{limit.min}..{limit.max or ''}"
+    steps = "" if limit.multiple == 1 else f" in steps of {limit.multiple}"
+    return f"{limit.min}..{limit.max or ''}{steps}"
 
 
 def _fits(length: int, limit: int | Range) -> bool:
     if isinstance(limit, int):
         return length == limit
-    return limit.min <= length and (limit.max is None or length <= limit.max)
+    inside = limit.min <= length and (limit.max is None or length <= limit.max)
+    return inside and length % limit.multiple == 0
 
 
 def describe(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:

@@ -57,6 +57,12 @@ def parse_cpuinfo(text: str, available: set[int]) -> dict[str, Any]:
     }
 
 
+def instructions() -> list[str]:
+    """Those of `FLAGS` that this CPU has."""
+    found: list[str] = _cpu()["instructions"]
+    return found
+
+
 def _cpu() -> dict[str, Any]:
     available = (
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -14,7 +14,7 @@ from afdcd.errors import UserError
 from afdcd.geometry import fit
 from deploy import graph, qdq
 from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract, Pixels
-from deploy.config import Config, QuantizeConfig, TargetConfig
+from deploy.config import Config, Precision, QuantizeConfig, TargetConfig
 from deploy.evaluate import Evaluation, Sample, evaluate
 from deploy.parity import compare
 from deploy.progress import track
@@ -22,9 +22,15 @@ from deploy.sessions import Session, open_backend
 
 Files = dict[str, bytes]
 
-_PRESETS = {
+_PRESETS: dict[tuple[str, Precision], str] = {
     ("onnxruntime", "fp32"): "none",
+    ("onnxruntime_cuda", "fp32"): "none",
+    ("onnxruntime_tensorrt", "fp32"): "none",
+    ("openvino", "fp32"): "none",
+    # OpenVINO computes the float32 graph in bfloat16 when it is told so at opening.
+    ("openvino", "bf16"): "none",
     ("pytorch", "fp32"): "none",
+    ("pytorch_compiled", "fp32"): "none",
     ("onnxruntime", "int8"): "u8s8_per_channel",
 }
 _COMPARED = 8
@@ -89,12 +95,17 @@ def require_preset(target: str, spec: TargetConfig) -> None:
         )
 
 
-def unchanged(exported: Mapping[str, bytes], backend: str) -> Typed:
-    """The exported files that a float backend runs, byte for byte."""
-    names = (PROGRAM,) if backend == "pytorch" else (CLASS_MAP, LOGITS)
+def needs_no_typing(spec: TargetConfig) -> bool:
+    """Whether the target runs the exported graph as it is."""
+    return _PRESETS[spec.backend, spec.precision] == "none"
+
+
+def unchanged(exported: Mapping[str, bytes], backend: str, precision: Precision = "fp32") -> Typed:
+    """The exported files that a backend runs in that precision without a change, byte for byte."""
+    names = (PROGRAM,) if backend.startswith("pytorch") else (CLASS_MAP, LOGITS)
     record = Quantisation(
-        precision="fp32",
-        preset=_PRESETS[backend, "fp32"],
+        precision=precision,
+        preset=_PRESETS[backend, precision],
         chosen=None,
         candidates=[],
         float_miou=None,

@@ -20,7 +20,7 @@ from deploy.bundle import (
     write_model,
 )
 from deploy.evaluate import Sample
-from deploy.quantize import Typed, quantize, require_preset, unchanged
+from deploy.quantize import Typed, needs_no_typing, quantize, require_preset, unchanged
 from pipeline import paths
 from pipeline.cli import arguments, run
 from pipeline.params import DeployParams, load, named
@@ -39,8 +39,8 @@ def main(given: list[str]) -> None:
     source = paths.exported(model)
     contract = read_contract(source)
     exported = {name: checked_bytes(source / name, known) for name, known in contract.graphs.items()}
-    if spec.precision == "fp32":
-        typed = unchanged(exported, spec.backend)
+    if needs_no_typing(spec):
+        typed = unchanged(exported, spec.backend, spec.precision)
     else:
         typed = _int8(exported, contract, deploy, spec.threads)
     with atomic_folder(paths.typed(target, model)) as folder:

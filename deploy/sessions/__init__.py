@@ -16,7 +16,11 @@ from deploy.config import Precision
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "deploy.sessions.onnxruntime:OnnxRuntimeSession",
+    "onnxruntime_cuda": "deploy.sessions.onnxruntime:CudaSession",
+    "onnxruntime_tensorrt": "deploy.sessions.onnxruntime:TensorRtSession",
+    "openvino": "deploy.sessions.openvino:OpenVinoSession",
     "pytorch": "deploy.sessions.pytorch:PyTorchSession",
+    "pytorch_compiled": "deploy.sessions.pytorch:CompiledSession",
 }
 
 Reader = Callable[[str], bytes]

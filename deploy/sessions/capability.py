@@ -3,34 +3,98 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
+import sys
+from importlib import metadata
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from afdcd.errors import UserError
 from afdcd.plugins import nearest
 from deploy.config import TargetConfig
+from deploy.hardware import instructions
 from deploy.sessions import BACKENDS
 
-PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32", "int8"), "pytorch": ("fp32",)}
-"""What is worth running: on a CPU, ONNX Runtime computes fp16 in fp32 and has no bf16 convolution."""
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "pytorch": ("fp32",),
+    "pytorch_compiled": ("fp32",),
+}
+"""What is worth running on a CPU: ONNX Runtime computes fp16 in fp32 there, and has no bf16 convolution."""
 
-GPU_BACKENDS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+GPU_PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime_cuda": ("fp32", "fp16"),
+    "onnxruntime_tensorrt": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp32", "fp16", "bf16", "int8"),
+    "tensorrt_rtx": ("fp32", "fp16", "bf16", "int8"),
+}
+"""The same on an NVIDIA GPU."""
+
+GPU_BACKENDS = {
+    "onnxruntime_cuda": "ONNX Runtime with CUDA",
+    "onnxruntime_tensorrt": "ONNX Runtime with TensorRT",
+    "tensorrt": "TensorRT",
+    "tensorrt_rtx": "TensorRT-RTX",
+}
+
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
+"""Without one of these (Intel and AMD, Intel, Arm) a CPU computes bfloat16 in float32 or by emulation."""
+
+COMPILER = "clang++" if sys.platform == "darwin" else "g++"
+"""The one that torch.compile calls."""
+
+NO_DRIVER = "needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit); this machine has none"
+
+
+class Package(NamedTuple):
+    """What a backend imports, the distributions that bring it, and how to get it."""
+
+    module: str
+    distributions: tuple[str, ...]
+    remedy: str
+
+
+PACKAGES = {
+    "onnxruntime": Package("onnxruntime", (), "pip install onnxruntime"),
+    "openvino": Package("openvino", (), "pip install -e '.[openvino]'"),
+    "pytorch": Package("torch", (), "pip install torch"),
+    "pytorch_compiled": Package("torch", (), "pip install torch"),
+    # The package of the same module without GPU would do for an import and for nothing else.
+    **dict.fromkeys(
+        ("onnxruntime_cuda", "onnxruntime_tensorrt"),
+        Package(
+            "onnxruntime",
+            ("onnxruntime-gpu",),
+            "pip uninstall onnxruntime, then pip install -e '.[ort-gpu]'",
+        ),
+    ),
+}
+"""Backends of this version."""
 
 
 def capability(backend: str, precision: str) -> str | None:
     """Why this machine cannot build and run a target, as the rest of a sentence; None if it can."""
-    if backend in GPU_BACKENDS:
-        return _gpu(backend)
-    if backend not in BACKENDS:
-        return f"names the unknown backend {backend!r}; {nearest(backend, [*BACKENDS, *GPU_BACKENDS])}"
-    if precision not in PRECISIONS[backend]:
-        possible = " or ".join(PRECISIONS[backend])
+    possible = {**PRECISIONS, **GPU_PRECISIONS}.get(backend)
+    if possible is None:
+        return f"names the unknown backend {backend!r}; {nearest(backend, [*PRECISIONS, *GPU_PRECISIONS])}"
+    if precision not in possible:
+        where = "a GPU" if backend in GPU_PRECISIONS else "a CPU"
         return (
-            f"asks {backend} for {precision}, which it does not run, or not faster, on a CPU; take {possible}"
+            f"asks {backend} for {precision}, which it does not run, or not faster, on {where}; "
+            f"take {' or '.join(possible)}"
         )
-    package = {"pytorch": "torch"}.get(backend, backend)
-    if find_spec(package) is None:
-        return f"needs the package {package}, which is not installed; pip install {package}"
-    return None
+    if backend in GPU_BACKENDS and not nvidia_driver():
+        return (
+            f"needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and {GPU_BACKENDS[backend]}; "
+            "this machine has none; remove it from deploy.targets or measure on such a machine"
+        )
+    if backend not in BACKENDS or backend not in PACKAGES:
+        return (
+            f"needs {GPU_BACKENDS[backend]}; this machine has a GPU, but the backend {backend} is not part "
+            "of this version; remove it from deploy.targets"
+        )
+    return _missing(PACKAGES[backend]) or _lacking(backend, precision)
 
 
 def check_target(name: str, spec: TargetConfig) -> None:
@@ -56,14 +120,39 @@ def nvidia_driver() -> bool:
     return int(driver.cuInit(0)) == 0
 
 
-def _gpu(backend: str) -> str:
-    library = GPU_BACKENDS[backend]
-    if not nvidia_driver():
-        return (
-            f"needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and {library}; "
-            "this machine has none; remove it from deploy.targets or measure on such a machine"
-        )
+def no_compiler() -> str | None:
+    """That torch.compile has no compiler here, as the rest of a sentence; None if it has."""
+    if shutil.which(COMPILER) is not None:
+        return None
     return (
-        f"needs {library}; this machine has a GPU, but the backend {backend} is not part of this version; "
-        "remove it from deploy.targets"
+        f"needs the C++ compiler {COMPILER}, which is not on the path; install it "
+        "(on Debian: apt-get install g++), or take the backend pytorch"
     )
+
+
+def _missing(package: Package) -> str | None:
+    """The package that is not installed, as the rest of a sentence."""
+    if find_spec(package.module) is None:
+        return f"needs the package {package.module}, which is not installed; {package.remedy}"
+    if package.distributions and not any(map(_installed, package.distributions)):
+        wanted = " or ".join(package.distributions)
+        return f"needs the package {wanted}, which is not installed; {package.remedy}"
+    return None
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _lacking(backend: str, precision: str) -> str | None:
+    """What a CPU backend misses in the machine itself, as the rest of a sentence."""
+    if (backend, precision) == ("openvino", "bf16") and not set(BF16_INSTRUCTIONS) & set(instructions()):
+        return (
+            f"asks openvino for bf16, for which a CPU needs one of {', '.join(BF16_INSTRUCTIONS)}; this one "
+            "has none and would be no faster than in fp32; take fp32 or int8"
+        )
+    return no_compiler() if backend == "pytorch_compiled" else None

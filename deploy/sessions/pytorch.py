@@ -1,18 +1,25 @@
-"""PyTorch from the ExportedProgram: the reference that engines are held against, never released."""
+"""PyTorch from the ExportedProgram: the reference that engines are held against, and its compiled form.
+
+Never released: a .pt2 needs the whole of PyTorch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
+from afdcd.errors import UserError
 from deploy.archive import load_program
 from deploy.bundle import PROGRAM, Contract
 from deploy.config import Precision
 from deploy.sessions import Reader
+from deploy.sessions.capability import no_compiler
 
 
 class PyTorchSession:
@@ -22,9 +29,16 @@ class PyTorchSession:
         self, contract: Contract, read: Reader, *, threads: int, precision: Precision = "fp32"
     ) -> None:
         self._contract = contract
-        self._module: torch.nn.Module | None = load_program(read(PROGRAM)).module()
+        module = load_program(read(PROGRAM)).module()
+        self._call: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None
+        self._call = self.prepared(module, threads)
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(threads)
+
+    @staticmethod
+    def prepared(module: torch.nn.Module, threads: int) -> Callable[[torch.Tensor], Any]:
+        """What is called for each batch."""
+        return module
 
     @property
     def contract(self) -> Contract:
@@ -45,13 +59,43 @@ class PyTorchSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._module = None
+        self._call = None
         torch.set_num_threads(self._threads_before)
 
     def _run(self, images: npt.NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._module is None:
+        if self._call is None:
             raise RuntimeError("the session is closed")
         admitted = self._contract.admit(images)
         with torch.inference_mode():
-            class_map, logits = self._module(torch.from_numpy(np.require(admitted, requirements="W")))
-        return class_map, logits
+            return self._call(torch.from_numpy(np.require(admitted, requirements="W")))
+
+
+class CompiledSession(PyTorchSession):
+    """Runs the program through torch.compile, its weights frozen; the first call of a kind of shape compiles.
+
+    A form for one shape first, then one for any batch. Compiled code is kept in torch's own cache folder.
+    """
+
+    def __init__(
+        self, contract: Contract, read: Reader, *, threads: int, precision: Precision = "fp32"
+    ) -> None:
+        if reason := no_compiler():
+            raise UserError(f"torch.compile {reason}")
+        super().__init__(contract, read, threads=threads, precision=precision)
+
+    @staticmethod
+    def prepared(module: torch.nn.Module, threads: int) -> Callable[[torch.Tensor], Any]:
+        """The module compiled as a whole, for that number of threads."""
+        options: dict[str, Any] = {"freezing": True, "cpp.threads": threads}
+        compiled: Callable[[torch.Tensor], Any] = torch.compile(module, fullgraph=True, options=options)
+        return compiled
+
+    def _run(self, images: npt.NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        try:
+            return super()._run(images)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"torch {torch.__version__} cannot compile {self._contract.model}: {reason}; "
+                "take the backend pytorch"
+            ) from error

@@ -15,6 +15,9 @@ from afdcd.metrics import agreement
 from deploy.sessions import Session, open_session
 
 
+ENGINE_SUFFIXES = (".onnx", ".pt2", ".xml", ".bin")
+
+
 class SessionContract:
     """Inherit, give `target` (known to the fixture `bundle`) and `threads_of`; mark as group "little"."""
 
@@ -92,7 +95,7 @@ class SessionContract:
                 call(pictures(range(1)))
 
     def test_an_altered_file_is_refused_before_it_is_loaded(self, folder: Path) -> None:
-        file = next(file for file in sorted(folder.iterdir()) if file.suffix in (".onnx", ".pt2"))
+        file = next(file for file in sorted(folder.iterdir()) if file.suffix in ENGINE_SUFFIXES)
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
@@ -100,7 +103,7 @@ class SessionContract:
             open_session(folder, threads=1)
 
     def test_a_missing_file_is_named(self, folder: Path) -> None:
-        file = next(file for file in sorted(folder.iterdir()) if file.suffix in (".onnx", ".pt2"))
+        file = next(file for file in sorted(folder.iterdir()) if file.suffix in ENGINE_SUFFIXES)
         file.unlink()
         with pytest.raises(UserError, match=rf"{file.name} is missing"):
             open_session(folder, threads=1)

@@ -9,8 +9,17 @@ import pytest
 
 from afdcd.errors import UserError
 from deploy.config import TargetConfig
+from deploy.hardware import instructions
 from deploy.sessions import capability as module
-from deploy.sessions.capability import PRECISIONS, capability, check_target, nvidia_driver
+from deploy.sessions.capability import (
+    BF16_INSTRUCTIONS,
+    COMPILER,
+    GPU_PRECISIONS,
+    PRECISIONS,
+    capability,
+    check_target,
+    nvidia_driver,
+)
 
 
 def _spec(backend: str, precision: str) -> TargetConfig:
@@ -22,6 +31,8 @@ def _spec(backend: str, precision: str) -> TargetConfig:
 @pytest.mark.parametrize("backend", PRECISIONS)
 def test_what_is_listed_runs_here(backend: str) -> None:
     for precision in PRECISIONS[backend]:
+        if precision == "bf16" and not set(BF16_INSTRUCTIONS) & set(instructions()):
+            continue
         assert capability(backend, precision) is None
 
 
@@ -67,11 +78,51 @@ def test_the_driver_is_asked_for_and_nothing_else(
         ("onnxruntime", "fp16", "take fp32 or int8"),
         ("onnxruntime", "bf16", "take fp32 or int8"),
         ("pytorch", "int8", "take fp32"),
+        ("openvino", "fp16", "take fp32 or bf16 or int8"),
+        ("onnxruntime_cuda", "int8", "on a GPU; take fp32 or fp16"),
     ],
 )
 def test_other_pairs_are_refused_with_what_is_possible(backend: str, precision: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_target("mine", _spec(backend, precision))
+
+
+@pytest.mark.parametrize("backend", GPU_PRECISIONS)
+def test_every_gpu_backend_asks_for_the_driver_first(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr(module, "nvidia_driver", lambda: False)
+    for precision in GPU_PRECISIONS[backend]:
+        reason = capability(backend, precision)
+        assert reason is not None and "needs an NVIDIA GPU with a driver" in reason
+
+
+def test_the_cpu_package_does_not_pass_for_the_one_with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "nvidia_driver", lambda: True)
+    reason = capability("onnxruntime_cuda", "fp32")
+    assert reason is not None and "needs the package onnxruntime-gpu" in reason and "ort-gpu" in reason
+    monkeypatch.setattr(module.metadata, "version", lambda name: "1")
+    assert capability("onnxruntime_cuda", "fp32") is None
+
+
+@pytest.mark.parametrize("having", BF16_INSTRUCTIONS)
+def test_bfloat16_needs_an_instruction_for_it(monkeypatch: pytest.MonkeyPatch, having: str) -> None:
+    monkeypatch.setattr(module, "instructions", lambda: ["avx2", "fma", "avx512f"])
+    reason = capability("openvino", "bf16")
+    assert reason is not None and having in reason and "take fp32 or int8" in reason
+    monkeypatch.setattr(module, "instructions", lambda: ["avx2", having])
+    assert capability("openvino", "bf16") is None
+
+
+def test_the_compiled_program_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    reason = capability("pytorch_compiled", "fp32")
+    assert reason is not None and COMPILER in reason and "take the backend pytorch" in reason
+    assert capability("pytorch", "fp32") is None
+
+
+def test_openvino_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    reason = capability("openvino", "fp32")
+    assert reason is not None and "pip install -e '.[openvino]'" in reason
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +134,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_asking_imports_no_engine() -> None:
     code = (
         "import sys; from deploy.sessions.capability import capability; capability('onnxruntime', 'int8'); "
-        "assert not {'torch', 'onnxruntime', 'onnx'} & set(sys.modules)"
+        "assert not {'torch', 'onnxruntime', 'onnx', 'openvino'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
