@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,25 @@ class LittleNet(nn.Module):
         return Output(features, self.classifier(self.dropout(both)))
 
 
+class PyramidNet(LittleNet):
+    """A LittleNet with adaptive pooling, as a module and as a function, which needs surgery to export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(6)
+        self.level = _block(32, 8, 1)
+        self.classifier = nn.Conv2d(32 + 8, len(CLASSES), 1)
+
+    def forward(self, images: Tensor) -> Output:
+        stem = F.max_pool2d(self.stem((images.float() - self.mean) / self.std), 3, 2, 1)
+        features = stem + self.body(stem)
+        both = torch.cat([features, self.tail(features)], dim=1)
+        pooled = self.level(F.adaptive_avg_pool2d(self.pool(both), (2, 3)))
+        spread = F.interpolate(pooled, size=both.shape[2:], mode="bilinear", align_corners=False)
+        dropped = F.dropout(torch.cat([both, spread], dim=1), training=self.training)
+        return Output(features, self.classifier(dropped))
+
+
 def picture(number: int) -> Sample:
     """A road below, a sky above, a car somewhere, the first pixels unlabelled."""
     rng = np.random.default_rng(number)
@@ -86,16 +105,21 @@ def train_little(steps: int = 60) -> LittleNet:
     return network.eval()
 
 
-def contract_of(network: nn.Module, opset: int = 20) -> Contract:
+def contract_of(network: nn.Module, opset: int = 20, **sides: int | Range) -> Contract:
+    """With other `batch`, `height` or `width` where given."""
+    limits: dict[str, Any] = {
+        "batch": Range(min=1, max=None),
+        "height": SIZE[0],
+        "width": SIZE[1],
+        **sides,
+    }
     return Contract(
         model="little",
         input=ImageInput(
             name="images",
             dtype="uint8",
             layout="NHWC",
-            batch=Range(min=1, max=None),
-            height=SIZE[0],
-            width=SIZE[1],
+            **limits,
         ),
         output=ClassMapOutput(name="class_map", dtype="uint8"),
         logits="logits",

@@ -14,7 +14,6 @@ from afdcd.errors import UserError
 from afdcd.metrics import agreement
 from deploy.sessions import Session, open_session
 
-
 ENGINE_SUFFIXES = (".onnx", ".pt2", ".xml", ".bin")
 
 
