@@ -14,25 +14,15 @@ from afdcd.errors import UserError
 from afdcd.geometry import fit
 from deploy import graph, qdq
 from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract, Pixels
-from deploy.config import Config, Precision, QuantizeConfig, TargetConfig
+from deploy.config import Config, Precision, QuantizeConfig
 from deploy.evaluate import Evaluation, Sample, evaluate
 from deploy.parity import compare
+from deploy.presets import PRESETS
 from deploy.progress import track
 from deploy.sessions import Session, open_backend
 
 Files = dict[str, bytes]
 
-_PRESETS: dict[tuple[str, Precision], str] = {
-    ("onnxruntime", "fp32"): "none",
-    ("onnxruntime_cuda", "fp32"): "none",
-    ("onnxruntime_tensorrt", "fp32"): "none",
-    ("openvino", "fp32"): "none",
-    # OpenVINO computes the float32 graph in bfloat16 when it is told so at opening.
-    ("openvino", "bf16"): "none",
-    ("pytorch", "fp32"): "none",
-    ("pytorch_compiled", "fp32"): "none",
-    ("onnxruntime", "int8"): "u8s8_per_channel",
-}
 _COMPARED = 8
 """Val images whose logits are compared; class maps are compared on all."""
 
@@ -81,31 +71,12 @@ class Typed(NamedTuple):
     record: Quantisation
 
 
-def require_preset(target: str, spec: TargetConfig) -> None:
-    """Refuse a precision that no preset leads to.
-
-    Raises:
-        UserError: with the pairs of backend and precision that exist.
-    """
-    if (spec.backend, spec.precision) not in _PRESETS:
-        known = ", ".join(f"{backend} {precision}" for backend, precision in _PRESETS)
-        raise UserError(
-            f"target {target}: no way leads to {spec.precision} for {spec.backend} in this version; "
-            f"there is {known}"
-        )
-
-
-def needs_no_typing(spec: TargetConfig) -> bool:
-    """Whether the target runs the exported graph as it is."""
-    return _PRESETS[spec.backend, spec.precision] == "none"
-
-
 def unchanged(exported: Mapping[str, bytes], backend: str, precision: Precision = "fp32") -> Typed:
     """The exported files that a backend runs in that precision without a change, byte for byte."""
     names = (PROGRAM,) if backend.startswith("pytorch") else (CLASS_MAP, LOGITS)
     record = Quantisation(
         precision=precision,
-        preset=_PRESETS[backend, precision],
+        preset=PRESETS[backend, precision],
         chosen=None,
         candidates=[],
         float_miou=None,
@@ -165,7 +136,7 @@ def quantize(
     best = max(scores, key=lambda candidate: (round(candidate.miou, 3), candidate.agreement))
     record = Quantisation(
         precision="int8",
-        preset=_PRESETS["onnxruntime", "int8"],
+        preset=PRESETS["onnxruntime", "int8"],
         chosen=best.name,
         candidates=scores,
         float_miou=judge.float_miou,

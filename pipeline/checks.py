@@ -22,6 +22,7 @@ from afdcd.errors import UserError
 from afdcd.models.heads import HEADS
 from afdcd.models.names import check_backbone
 from afdcd.plugins import checked_options, nearest, require_known
+from deploy.presets import require_preset
 from deploy.sessions.capability import check_target, nvidia_driver
 from pipeline import paths, recipes
 from pipeline.launch import count_gpus, count_processes, node_mistakes
@@ -226,7 +227,7 @@ def _targets(params: Params) -> Iterator[str]:
                 "this version measures on this machine only: set where to here"
             )
         else:
-            yield from _refusal(check_target, name, spec)
+            yield from _refusal(check_target, name, spec) or _refusal(require_preset, name, spec)
 
 
 def _installed(package: str) -> bool:

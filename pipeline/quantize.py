@@ -20,7 +20,8 @@ from deploy.bundle import (
     write_model,
 )
 from deploy.evaluate import Sample
-from deploy.quantize import Typed, needs_no_typing, quantize, require_preset, unchanged
+from deploy.presets import needs_no_typing, require_preset
+from deploy.quantize import Typed, quantize, unchanged
 from pipeline import paths
 from pipeline.cli import arguments, run
 from pipeline.params import DeployParams, load, named

@@ -17,7 +17,8 @@ from afdcd.metrics import ConfusionMatrix, agreement
 from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM
 from deploy.config import QuantizeConfig, TargetConfig
 from deploy.export import Exported
-from deploy.quantize import Quantisation, Typed, quantize, require_preset, unchanged
+from deploy.presets import require_preset
+from deploy.quantize import Quantisation, Typed, quantize, unchanged
 from deploy.sessions import open_backend
 
 pytestmark = pytest.mark.xdist_group("little")
