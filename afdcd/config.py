@@ -138,7 +138,12 @@ class AugmentConfig(Config):
 
 
 class PracticeConfig(Config):
-    """What all trainings of a run share and what changes their results."""
+    """What all trainings of a run share and what changes their results.
+
+    `compile` runs the networks through torch.compile: other rounding, and a minute or more before the
+    first step of each training. `ema` is the decay of a running mean of the student's weights, which is
+    then validated and saved in the student's place; None keeps none.
+    """
 
     augment: AugmentConfig
     class_weights: Literal["none", "log", "median"]
@@ -148,6 +153,8 @@ class PracticeConfig(Config):
     channels_last: bool
     sync_bn: bool
     micro_batch: Count | None
+    compile: bool
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
     checkpoint_every: Count
 
 

@@ -59,6 +59,8 @@ PRACTICE: dict[str, Any] = {
     "channels_last": True,
     "sync_bn": False,
     "micro_batch": None,
+    "compile": False,
+    "ema": None,
     "checkpoint_every": 3,
 }
 RECIPES: dict[str, Any] = {

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from afdcd.data.loader import Batch
 from afdcd.losses.method import ParamGroup, Target
 from afdcd.losses.objective import Objective, furthest
-from afdcd.models.output import SegOutput
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.task import Precision, Share, Supervision, Terms, weighted, with_loss
+from afdcd.training.teacher import Awaited, FrozenTeacher
 
 
 class DistillationLearner(nn.Module):
@@ -23,11 +22,12 @@ class DistillationLearner(nn.Module):
         self.objective = objective
         self.stop = furthest(["logits", objective.student_stop])
 
-    def forward(self, images: Tensor, target: Target, teacher: SegOutput, share: Share) -> Terms:
-        """Images (B, 3, H, W) and the teacher's output to terms."""
+    def forward(self, images: Tensor, target: Target, awaited: Awaited, share: Share) -> Terms:
+        """Images (B, 3, H, W) and the teacher's output, asked for as late as may be, to terms."""
         output = self.student(images, stop=self.stop)
         supervised, weights = self.supervision(output, target.labels)
         terms = weighted(supervised, weights, share.labels)
+        teacher = awaited()
         terms |= weighted(self.objective(output, teacher, target), self.objective.weights, share.images)
         side = self.objective.side_losses(output, teacher, target)
         return with_loss(terms | weighted(side, dict.fromkeys(side, 1.0), share.images))
@@ -57,8 +57,12 @@ class DistillationTask:
         self.objective = objective
         self.precision = precision
         self.learner: nn.Module = DistillationLearner(student, supervision, objective)
-        self._teacher = teacher.eval().requires_grad_(False)
-        self._teacher_precision = teacher_precision
+        self._teacher = teacher
+        self._frozen = FrozenTeacher(teacher, objective.teacher_stop, teacher_precision)
+
+    def networks(self) -> list[nn.Module]:
+        """Student and teacher."""
+        return [self.student, self._teacher]
 
     def groups(self) -> list[ParamGroup]:
         """The student's parameters, then those of the methods."""
@@ -70,8 +74,7 @@ class DistillationTask:
 
     def losses(self, learner: nn.Module, batch: Batch, share: Share) -> Terms:
         """Terms `ce`, `auxiliary` and those of the methods, of one part of a batch."""
-        with torch.no_grad(), self._teacher_precision.context():
-            teacher = self._teacher(batch.images, stop=self.objective.teacher_stop)
+        awaited = self._frozen.start(batch.images)
         with self.precision.context():
-            terms: Terms = learner(batch.images, Target(batch.labels.long(), batch.keys), teacher, share)
+            terms: Terms = learner(batch.images, Target(batch.labels.long(), batch.keys), awaited, share)
         return terms

@@ -55,6 +55,14 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes in the order of their ranks, (size, ...)."""
+        if self.size == 1:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts)
+
     def minimum(self, tensor: Tensor) -> Tensor:
         """The smallest value over all processes, element by element, in place."""
         if self.size > 1:

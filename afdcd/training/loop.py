@@ -18,6 +18,7 @@ from afdcd.config import PracticeConfig, ScheduleConfig
 from afdcd.data.loader import Batch
 from afdcd.errors import UserError
 from afdcd.models.segmenter import Segmenter
+from afdcd.training.average import WeightAverage
 from afdcd.training.checkpoint import (
     Checkpoint,
     Kept,
@@ -27,6 +28,7 @@ from afdcd.training.checkpoint import (
     prefixed,
     under,
 )
+from afdcd.training.compiling import compile_errors, compile_networks, uncompiled
 from afdcd.training.curve import Row, row
 from afdcd.training.distributed import World
 from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr
@@ -104,7 +106,11 @@ class Training:
         self._images, self._part = share_of(schedule.batch_size, world.size, practice.micro_batch)
         if practice.channels_last:
             task.learner.to(memory_format=torch.channels_last)
-        rehearse(task, self._part, practice.augment.crop, world.device)
+        if practice.compile:
+            compile_networks(task.networks())
+        with compile_errors():
+            rehearse(task, self._part, practice.augment.crop, world.device)
+        self._average = None if practice.ema is None else WeightAverage(task.student, practice.ema)
         groups = task.groups()
         self._adapters = [p for group in groups if group.clip for p in group.parameters if p.requires_grad]
         self._optimiser = build_optimiser(schedule.optimiser, groups)
@@ -112,6 +118,8 @@ class Training:
             "learner": task.learner,
             "optimiser": KeptOptimiser(self._optimiser, task.learner),
         }
+        if self._average is not None:
+            self._kept["average"] = self._average.network
         self._watch = TermWatch(world)
         self._request, self._vote = StopRequest(), StopVote(world.device)
         self._rows: list[Row] = []
@@ -164,6 +172,8 @@ class Training:
                 terms = {name: terms.get(name, 0.0) + value.detach() for name, value in found.items()}
         clip_adapters(self._adapters, optimiser.clip_adapters)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update(iteration)
         self._watch.add(iteration, terms)
 
     def _shared_mass(self, batch: Batch) -> Tensor:
@@ -230,21 +240,31 @@ class Training:
     def _validated(self) -> float:
         """Score on val; the best weights so far are kept in memory."""
         began = time.monotonic()
-        self.world.spread_buffers(self.task.learner)
-        miou = self._validate(self.task.student)
+        network = self._spread()
+        with uncompiled() if self.plan.practice.compile else nullcontext():
+            miou = self._validate(network)
         if self._best is None or miou > self._best.val_miou:
-            state = self.task.student.state_dict()
+            state = network.state_dict()
             weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
             self._best = Best(self._done, miou, weights)
         self._seconds += time.monotonic() - began
         return miou
 
+    def _spread(self) -> Segmenter:
+        """Give all processes the same buffers; the network that is validated: the mean, if there is one."""
+        self.world.spread_buffers(self.task.learner)
+        if self._average is None:
+            return self.task.student
+        self.world.spread_buffers(self._average.network)
+        return self._average.network
+
     def _state(self) -> Tensors:
-        return dict(self.task.learner.state_dict())
+        mean = {} if self._average is None else prefixed("average", self._average.network.state_dict())
+        return self.task.learner.state_dict() | mean
 
     def _save(self) -> None:
         """Write the checkpoint, once on every disk."""
-        self.world.spread_buffers(self.task.learner)
+        self._spread()
         self._saved = self._done
         if not self.world.writes:
             return

@@ -37,6 +37,10 @@ class Task(Protocol):
     learner: nn.Module
     student: Segmenter
 
+    def networks(self) -> list[nn.Module]:
+        """Networks that take images: what may be compiled, each by itself."""
+        ...
+
     def groups(self) -> list[ParamGroup]:
         """Parameters with their settings: the student's first, then those of adapters."""
         ...
@@ -130,6 +134,10 @@ class SupervisedTask:
         self.supervision = supervision
         self.precision = precision
         self.learner: nn.Module = SupervisedLearner(student, supervision)
+
+    def networks(self) -> list[nn.Module]:
+        """The one network."""
+        return [self.student]
 
     def groups(self) -> list[ParamGroup]:
         """The network's parameters; nothing is clipped."""

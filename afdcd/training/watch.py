@@ -43,15 +43,18 @@ class TermWatch:
         """
         if self._count == 0:
             return {}
-        means = (self._world.sum(self._sums) / (self._count * self._world.size)).tolist()
-        first_bad = self._world.minimum(self._first_bad).tolist()
+        # In float64, which holds every iteration number: one exchange serves both.
+        figures = torch.stack([self._sums.double(), self._first_bad.double()])
+        sums, bads = self._world.gathered(figures).unbind(1)
+        means = (sums.mean(0) / self._count).tolist()
+        first_bad = bads.amin(0).tolist()
         self._count = 0
         if (first := min(first_bad)) < NEVER:
             bad = [name for name, at in zip(self._names, first_bad, strict=True) if at == first]
             raw = [name for name in bad if name != "loss" and not name.startswith("weighted/")] or bad
             raise UserError(
                 f"the loss term {' and '.join(map(repr, raw))} became NaN or infinite "
-                f"at iteration {first + 1}; lower the learning rate or the weight of that term"
+                f"at iteration {int(first) + 1}; lower the learning rate or the weight of that term"
             )
         return dict(zip(self._names, means, strict=True))
 

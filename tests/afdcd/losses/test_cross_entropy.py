@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afdcd.losses.cross_entropy import cross_entropy
+from afdcd.losses.cross_entropy import cross_entropy, upsampled
 
 
 def sample(map_: Tensor, y: float, x: float) -> float:
@@ -93,3 +93,13 @@ def test_autocast_does_not_narrow() -> None:
     expected = cross_entropy(logits, labels, ignore_index=255, class_weights=None)
     with torch.autocast("cpu", torch.bfloat16):
         assert cross_entropy(logits, labels, ignore_index=255, class_weights=None).equal(expected)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (24, 40), (3, 5), (2, 11)])
+def test_products_upsample_as_the_operator_does(size: tuple[int, int]) -> None:
+    logits = torch.randn(2, 3, 3, 5, dtype=torch.float64, requires_grad=True)
+    theirs = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    ours, weight = upsampled(logits, size), torch.randn(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(ours, theirs)
+    found = [torch.autograd.grad((x * weight).sum(), logits)[0] for x in (ours, theirs)]
+    torch.testing.assert_close(*found)

@@ -40,3 +40,26 @@ def test_finite_weights_pass_and_integers_do_not_matter() -> None:
     require_finite([torch.ones(3), torch.tensor(5)], 1)
     with pytest.raises(UserError, match="by iteration 9"):
         require_finite([torch.ones(3), torch.tensor([1.0, float("nan")])], 9)
+
+
+class Three(World):
+    """This process is the first of three; the others counted `more` and found a bad term at `bad`."""
+
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        others = [tensor.clone(), tensor.clone()]
+        others[0][0] += 3.0
+        others[1][1] = torch.tensor([2.0**62, 20_000_001.0], dtype=torch.float64)
+        return torch.stack([tensor, *others])
+
+
+def test_processes_share_means_and_the_first_bad_iteration() -> None:
+    """In one exchange; an iteration number beyond float32's whole numbers is told exactly."""
+    alone = World(0, 1, torch.device("cpu")).gathered(torch.ones(2, 3))
+    assert alone.shape == (1, 2, 3)
+    watch = TermWatch(Three(0, 3, torch.device("cpu")))
+    watch.add(0, terms(loss=1.0, ce=3.0))
+    with pytest.raises(UserError, match="term 'ce' became NaN or infinite at iteration 20000002"):
+        watch.read()
+    watch._world = type("Good", (Three,), {"gathered": lambda self, x: torch.stack([x, x + 3.0])})(0, 2, None)
+    watch.add(1, terms(loss=1.0, ce=3.0))
+    assert watch.read() == {"loss": 2.5, "ce": 4.5}

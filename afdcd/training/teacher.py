@@ -1,0 +1,57 @@
+"""The frozen teacher of a distillation, beside the student: on a GPU in a stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from afdcd.models.output import SegOutput, Stop
+from afdcd.training.task import Precision
+
+Awaited = Callable[[], SegOutput]
+"""Gives a teacher's output; what is queued after the call comes after the teacher's work."""
+
+
+class FrozenTeacher:
+    """A network in eval mode without gradients, which runs as far as the objective needs.
+
+    Under bfloat16 its convolutions keep their weights in that format: the numbers that autocast would make
+    of them at every step.
+    """
+
+    def __init__(self, network: nn.Module, stop: Stop, precision: Precision) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self._stop: Stop = stop
+        self._precision = precision
+        if precision.bf16:
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
+        self._stream: torch.cuda.Stream | None = None
+        if precision.device == "cuda":
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def start(self, images: Tensor) -> Awaited:
+        """Begin the forward pass over images (B, 3, H, W); call what is returned when it is needed."""
+        if (stream := self._stream) is None:
+            output = self._run(images)
+            return lambda: output
+        # The teacher waits for the past of the student's stream and the student for the teacher: what is
+        # freed in either stream is free in both when it is given out again.
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            output = self._run(images)
+
+        def awaited() -> SegOutput:
+            torch.cuda.current_stream().wait_stream(stream)
+            return output
+
+        return awaited
+
+    def _run(self, images: Tensor) -> SegOutput:
+        # Not inference_mode: losses save the teacher's maps for their backward pass.
+        with torch.no_grad(), self._precision.context():
+            found: SegOutput = self.network(images, stop=self._stop)
+            return found
