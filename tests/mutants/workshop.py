@@ -135,10 +135,11 @@ class _Started:
 
     def end(self) -> None:
         """Stop the process with all that it started, and remove its copy."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            self.process.kill()
+        if self.process.exitcode is None:  # else the number may be another's by now
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has no group of its own yet
+                self.process.kill()
         self.process.join()
         self.pipe.close()
         if self.folder is not None:

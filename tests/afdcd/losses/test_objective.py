@@ -71,6 +71,14 @@ def test_methods_and_terms_without_weight_are_left_out() -> None:
     assert set(objective(output(STUDENT, 1), output(TEACHER, 2), target())) == {"masked_feature"}
 
 
+def test_maps_of_other_sizes_are_brought_together_where_asked() -> None:
+    student, teacher = output(STUDENT, 1), output(TEACHER, 2, (12, 16))
+    found = build_objective({"kd": KD, "resize": "teacher_to_student"}, CONTEXT)(student, teacher, target())
+    assert found["kd"].isfinite()
+    with pytest.raises(UserError, match="12, 16"):
+        build_objective({"kd": KD}, CONTEXT)(student, teacher, target())
+
+
 def test_empty_recipe_costs_nothing() -> None:
     objective = build_objective({}, CONTEXT)
     assert objective.total(objective(output(STUDENT, 1), output(TEACHER, 2), target())).item() == 0
