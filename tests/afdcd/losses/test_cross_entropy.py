@@ -87,6 +87,14 @@ def test_nothing_labelled_costs_zero_and_has_a_graph() -> None:
         assert loss.item() == 0 and not gradient.any()
 
 
+def test_half_precision_is_added_up_wide() -> None:
+    logits = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.randint(0, 3, (2, 5, 4), generator=torch.Generator().manual_seed(1))
+    found = cross_entropy(logits, labels, ignore_index=255, class_weights=None)
+    assert found.dtype == torch.float32
+    assert found.equal(cross_entropy(logits.float(), labels, ignore_index=255, class_weights=None))
+
+
 def test_autocast_does_not_narrow() -> None:
     logits = torch.randn(1, 3, 2, 2)
     labels = torch.randint(0, 3, (1, 4, 4))
