@@ -1,6 +1,6 @@
 """What each distillation method adds to a training step: parameters and multiply-accumulates of one image.
 
-python benchmarks/method_cost.py            # all methods; about seven seconds, nothing is timed
+python benchmarks/method_cost.py            # all methods; about a minute, nothing is timed
 python benchmarks/method_cost.py kd afdcd   # some of them
 
 DeepLabV3-ResNet-101 teaches DeepLabV3-ResNet-18, 19 classes, crops of 512x1024, two images on a process (for
@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from afdcd.config import IGNORE_INDEX, ModelConfig
 from afdcd.losses import METHODS
@@ -34,8 +34,14 @@ CLASSES, BATCH, CROP, STRIDE = 19, 2, (512, 1024), 8
 PRESETS = ["dataset=camvid", "pair=r101_r18", "schedule=paper"]
 RELEASED = ["preset.pool=4", "preset.relation_pool=1"]
 """Of the recipes for crops of 512x1024, where the CamVid preset has others."""
-READS_LABELS = frozenset({"idd"})
-"""Its pairs depend on the labels' values, so it runs on real zeros instead of bare shapes."""
+READS_VALUES = frozenset({"idd", "afdcd", "mgd"})
+"""Work depends on the labels or on the mask, so they run on real zeros instead of bare shapes."""
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)  # type: ignore[untyped-decorator]
+def product_flops(left: torch.Size, right: torch.Size, *_: object, **__: object) -> int:
+    """Twice the multiply-accumulates of `afdcd.losses.product.product`."""
+    return 2 * left[0] * left[1] * right[0]
 
 
 def shapes_only() -> AbstractContextManager[Any]:
@@ -99,7 +105,7 @@ def main(names: list[str]) -> None:
     context = Context(student.channels, teacher.channels, IGNORE_INDEX, None)
     for name in names:
         options = check_recipe(settings["distill"]["recipes"][name], name)[name].options
-        with nullcontext() if name in READS_LABELS else shapes_only():
+        with nullcontext() if name in READS_VALUES else shapes_only():
             method = resolve(METHODS, name, "distillation method")(context, **options)
             outputs = output(student, student=True), output(teacher, student=False)
             labels = torch.arange(CROP[0] * CROP[1]).view(1, *CROP).repeat(BATCH, 1, 1) % CLASSES

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from afdcd.losses import gathered
+from afdcd.losses import generator as module
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
 from afdcd.losses.randomness import uniform
+
+Form = Callable[[Tensor, Tensor], Tensor]
 
 
 def plain(generator: MaskedGenerator, features: Tensor, keep: Tensor) -> Tensor:
@@ -15,17 +21,12 @@ def plain(generator: MaskedGenerator, features: Tensor, keep: Tensor) -> Tensor:
     return generator.second(F.relu(generator.first(aligned * keep)))
 
 
-@pytest.mark.parametrize("channels", [(3, 8), (8, 8), (8, 5), (1, 2), (7, 8)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_equals_the_definition_with_all_gradients(
-    channels: tuple[int, int], dtype: torch.dtype, tolerance: float
+def compare(
+    generator: MaskedGenerator, features: Tensor, keep: Tensor, tolerance: float, form: Form | None = None
 ) -> None:
-    torch.manual_seed(sum(channels))
-    generator = MaskedGenerator(*channels).to(dtype)
-    features = torch.randn(2, channels[0], 5, 7, dtype=dtype, requires_grad=True)
-    keep = random_keep_mask(torch.tensor([1, 2]), features, 0.5)
+    """Hold value and all gradients of a form, the module's own choice by default, against the definition."""
     leaves = [features, *generator.parameters()]
-    out = [form(features, keep) for form in (generator, lambda x, k: plain(generator, x, k))]
+    out = [(form or generator)(features, keep), plain(generator, features, keep)]
     torch.testing.assert_close(out[0], out[1], rtol=tolerance, atol=tolerance)
     weights = torch.randn_like(out[0])
     gradients = [torch.autograd.grad((x * weights).sum(), leaves) for x in out]
@@ -33,11 +34,82 @@ def test_equals_the_definition_with_all_gradients(
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
-def test_folded_weights_are_composed_wide_under_autocast() -> None:
+@pytest.mark.parametrize("channels", [(3, 8), (8, 8), (8, 5), (1, 2), (7, 8)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("wide", [False, True])
+def test_equals_the_definition_with_all_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+    channels: tuple[int, int],
+    dtype: torch.dtype,
+    tolerance: float,
+    mask_ratio: float,
+    wide: bool,
+) -> None:
+    if wide:  # what large maps alone would choose
+        monkeypatch.setattr(module, "_WINOGRAD_CELLS", 1)
+        monkeypatch.setattr(module, "_WINOGRAD_CHANNELS", 1)
+    torch.manual_seed(sum(channels))
+    generator = MaskedGenerator(*channels).to(dtype)
+    features = torch.randn(2, channels[0], 5, 7, dtype=dtype, requires_grad=True)
+    compare(generator, features, random_keep_mask(torch.tensor([1, 2]), features, mask_ratio), tolerance)
+
+
+@pytest.mark.parametrize("cells", [(1, 1), (2, 3), (12, 12)])
+def test_ways_are_equal_on_small_and_large_maps_in_any_memory(cells: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    generator = MaskedGenerator(3, 8).double().to(memory_format=torch.channels_last)
+    features = torch.randn(2, 3, *cells).double().contiguous(memory_format=torch.channels_last)
+    keep = random_keep_mask(torch.tensor([1, 2]), features, 0.6)
+    compare(generator, features.requires_grad_(), keep, 1e-12)
+    assert generator.align is not None
+    align = generator.align
+    for form in (
+        lambda x, k: generator.second(F.relu(generator._gathered(x, k))),
+        lambda x, k: generator.second(F.relu(generator._folded(align, x, k))),
+        lambda x, k: generator.second(F.relu(generator._folded(align, x, k, empty=4))),
+    ):
+        compare(generator, features, keep, 1e-12, form)
+
+
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.8, 1.0])
+def test_every_parameter_has_a_gradient_whatever_the_mask(mask_ratio: float) -> None:
+    """A rank whose cells are all dropped must take part in the sum of gradients too."""
+    generator = MaskedGenerator(3, 4)
+    features = torch.randn(1, 3, 4, 4)
+    generator(features, random_keep_mask(torch.tensor([1]), features, mask_ratio)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in generator.parameters())
+
+
+def test_work_is_in_proportion_to_the_kept_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def counted(left: Tensor, right: Tensor) -> Tensor:
+        done.append(len(left) * right.numel())
+        return left @ right.T
+
+    monkeypatch.setattr(gathered, "product", counted)
+    generator, features = MaskedGenerator(8, 8), torch.randn(1, 8, 10, 20)
+    for kept in (10, 20):
+        keep = (torch.arange(200) % (200 // kept) == 0).view(1, 1, 10, 20)
+        generator(features, keep)
+        assert sum(done) == kept * 9 * 8 * 8
+        done.clear()
+
+
+def test_the_fold_is_taken_where_it_saves_work() -> None:
+    with torch.device("meta"):
+        generator = MaskedGenerator(512, 2048)
+    assert generator.align is not None
+    assert [generator._folds(generator.align, cells) for cells in (256, 4096)] == [False, True]
+
+
+@pytest.mark.parametrize("mask_ratio", [0.25, 0.75])
+def test_folded_weights_are_composed_wide_under_autocast(mask_ratio: float) -> None:
     torch.manual_seed(0)
     generator = MaskedGenerator(4, 16)
     features = torch.randn(1, 4, 6, 6)
-    keep = random_keep_mask(torch.tensor([1]), features, 0.25)
+    keep = random_keep_mask(torch.tensor([1]), features, mask_ratio)
     with torch.autocast("cpu", torch.bfloat16):
         narrow = generator(features, keep)
     wide = generator(features, keep)
