@@ -34,10 +34,11 @@ _MEMBERS = re.compile(
     r"|data/sample_inputs/model\.pt|models/model\.json"
 )
 _OPERATOR = re.compile(
-    r"torch\.ops\.aten\.((?!__)\w+|__(and|or|xor|lshift|rshift)__)\.(?!__)\w+|_operator\.getitem"
+    r"torch\.ops\.aten\.((?!__)\w+|__(and|or|xor|lshift|rshift)__)\.(?!__)\w+"
+    r"|_operator\.(getitem|add|sub|mul|floordiv|neg)"
 )
 _SYMBOL = r"Symbol\('[su]\d+'(?:, [a-z]+=(?:True|False))*\)"
-_SYMBOLIC = re.compile(rf"({_SYMBOL}|Integer|Add|Mul|[su]\d+|\d+|[-+*, ()])*")
+_SYMBOLIC = re.compile(rf"({_SYMBOL}|Integer|Add|Mul|FloorDiv|Max|Min|[su]\d+|\d+|[-+*, ()])*")
 
 
 def save_program(program: ExportedProgram) -> bytes:

@@ -29,10 +29,27 @@ class TargetConfig(Config):
     threads: Count
 
 
+class DynamicSize(Config):
+    """Sizes that a graph takes: shortest and longest height and width, in steps of `multiple`."""
+
+    height: tuple[Count, Count]
+    width: tuple[Count, Count]
+    multiple: Count
+
+
 class ExportConfig(Config):
-    """What every exported graph has in common."""
+    """What every exported graph has in common.
+
+    Attributes:
+        input_size: (height, width) that images are brought to.
+        batch: fewest and most images a call; the same twice fixes it, null leaves the most open.
+        dynamic: other sizes that the graph takes; null fixes it to `input_size`.
+        parity_images: val images that the graph is held against PyTorch on, beside noise and extremes.
+    """
 
     input_size: Size
+    batch: tuple[Count, Count | None]
+    dynamic: DynamicSize | None
     fit: Literal["stretch", "letterbox"]
     opset: Opset
     parity_images: Count

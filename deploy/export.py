@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -19,7 +20,8 @@ from torch.nn import functional as F
 from afdcd.errors import UserError
 from deploy import graph
 from deploy.archive import save_program
-from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract
+from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract, Range, words
+from deploy.rewrite import Exportable
 
 _CHATTY = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
 _LIMIT = 2**31
@@ -54,13 +56,13 @@ class Exported(NamedTuple):
 
 
 def export(network: nn.Module, contract: Contract) -> Exported:
-    """Export `network` (in eval mode, without training-only parts) at the contract's size, any batch.
+    """Export `network` (in eval mode, without training-only parts) for the batches and sizes of the contract.
 
     The same weights give the same bytes. `contract.graphs` is filled here.
 
     Raises:
-        UserError: the network still carries training-only parameters, cannot be exported at that size or
-            opset, or is too large for one ONNX file.
+        UserError: the network still carries training-only parameters, cannot be exported at those sizes or
+            that opset, has an operator that ONNX lacks (it is named), or is too large for one ONNX file.
     """
     if len(contract.classes) > 255:
         raise UserError(
@@ -84,10 +86,40 @@ def export(network: nn.Module, contract: Contract) -> Exported:
 
 def _trace(module: Deployable, contract: Contract) -> ExportedProgram:
     height, width = contract.geometry.size
+    limits = dimensions(contract)
     # A batch of 2 as example, so that nothing can be specialised to 1.
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
-        return torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
+    batch = 2 if isinstance(limits["batch"], Range) else limits["batch"]
+    example = torch.zeros(batch, height, width, 3, dtype=torch.uint8)
+    dynamic = {
+        axis: Dim(name, min=None if limit.min == 1 else limit.min, max=limit.max)
+        for axis, (name, limit) in enumerate(limits.items())
+        if isinstance(limit, Range)
+    }
+    try:
+        with _quiet(), torch.no_grad(), Exportable():
+            return torch.export.export(module, (example,), dynamic_shapes=(dynamic,))
+    except Exception as error:
+        sizes = " x ".join(words(limit) for limit in limits.values())
+        raise UserError(
+            f"torch.export cannot trace {contract.model} for inputs of {sizes} x 3 ({_reason(error)}); "
+            "fix the network, or set deploy.export.dynamic: null where it depends on one size"
+        ) from error
+
+
+def dimensions(contract: Contract) -> dict[str, int | Range]:
+    """Batch, height and width of the input; a range of a single length is that length."""
+    given = contract.input
+    limits = {"batch": given.batch, "height": given.height, "width": given.width}
+    return {
+        name: limit.min if isinstance(limit, Range) and limit.min == limit.max else limit
+        for name, limit in limits.items()
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """The first telling line of an exporter's page."""
+    lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")
 
 
 def _check_parameters(program: ExportedProgram, contract: Contract) -> None:
@@ -113,22 +145,62 @@ def _to_onnx(program: ExportedProgram, contract: Contract) -> onnx.ModelProto:
     size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     if size >= _LIMIT:
         raise UserError(f"{contract.model} has {size} bytes of weights; one ONNX file holds less than 2 GB")
-    with _quiet():
-        result = torch.onnx.export(
-            program,
-            dynamo=True,
-            external_data=False,
-            opset_version=contract.opset,
-            optimize=True,
-            verbose=False,
-            input_names=[contract.input.name],
-            output_names=[contract.output.name, contract.logits],
-        )
+    model = graph.canonical(translate(program, contract).model_proto)
+    limits = dimensions(contract)
+    for value in (*model.graph.input, *model.graph.output):
+        graph.name_dimensions(value, limits, channels_first=value.name == contract.logits)
+    graph.note(
+        model, {name: words(limit) for name, limit in limits.items() if name != "batch" and _free(limit)}
+    )
+    return model
+
+
+def _free(limit: int | Range) -> bool:
+    return isinstance(limit, Range)
+
+
+def translate(program: ExportedProgram, contract: Contract) -> torch.onnx.ONNXProgram:
+    """The program in ONNX, and the decomposed program whose nodes gave the ONNX tensors their names.
+
+    Raises:
+        UserError: an operator of the program has no form in ONNX; it and its node are named.
+    """
+    try:
+        with _quiet():
+            result = torch.onnx.export(
+                program,
+                dynamo=True,
+                external_data=False,
+                opset_version=contract.opset,
+                optimize=True,
+                verbose=False,
+                input_names=[contract.input.name],
+                output_names=[contract.output.name, contract.logits],
+            )
+    except Exception as error:
+        raise UserError(f"{contract.model} cannot become ONNX: {_culprit(error)}") from error
     if result is None:
         raise UserError(f"torch.onnx.export gave no program for {contract.model}")
-    model = graph.canonical(result.model_proto)
-    graph.name_batch(model)
-    return model
+    return result
+
+
+def _culprit(error: BaseException) -> str:
+    """Node and operator at which the ONNX exporter gave up, from the chain of its errors."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    text = "\n".join(texts)
+    node = re.search(r"node %(\w+)|\[node=%?(\w+)", text)
+    operator = re.search(r"OpOverload\(op='([^']+)', overload='([^']+)'\)", text)
+    if operator is None:
+        return f"{_reason(error)}; look for an operator that ONNX lacks"
+    name = next((group for group in (node.groups() if node else ()) if group), "unknown")
+    return (
+        f"its node {name} is {operator[1]}.{operator[2]}, which has no form in ONNX; "
+        "write that step with other operators"
+    )
 
 
 @contextmanager

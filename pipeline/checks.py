@@ -44,7 +44,7 @@ def check(params: Params) -> None:
         _raise(group(params))
     _raise(
         complaint
-        for group in (_data, _networks, recipes.complaints, _runtime, _batches, _gates, _targets)
+        for group in (_data, _networks, recipes.complaints, _runtime, _batches, _export, _gates, _targets)
         for complaint in group(params)
     )
 
@@ -187,6 +187,29 @@ def _batches(params: Params) -> Iterator[str]:
             lower = schedule.batch_size // step * step
             near = f"{lower} or {lower + step}" if lower else str(step)
             yield f"{place}.batch_size: {schedule.batch_size} is not divisible by {parts}; take {near}"
+
+
+def _export(params: Params) -> Iterator[str]:
+    """Ranges must not be empty, and hold the size that images are brought to."""
+    export = params.deploy.export
+    fewest, most = export.batch
+    if most is not None and most < fewest:
+        yield f"deploy.export.batch: {most} is less than {fewest}; give the fewest and the most images a call"
+    if export.dynamic is None:
+        return
+    multiple = export.dynamic.multiple
+    sides = {"height": export.dynamic.height, "width": export.dynamic.width}
+    for (side, (shortest, longest)), length in zip(sides.items(), export.input_size, strict=True):
+        if any(value % multiple for value in (shortest, longest)):
+            yield (
+                f"deploy.export.dynamic.{side}: {shortest}..{longest} does not start and end at multiples of "
+                f"deploy.export.dynamic.multiple, {multiple}; change one of them"
+            )
+        elif not shortest <= length <= longest or length % multiple:
+            yield (
+                f"deploy.export.dynamic.{side}: {shortest}..{longest} in steps of {multiple} leaves out "
+                f"{length}, the {side} of deploy.export.input_size; widen it"
+            )
 
 
 def _gates(params: Params) -> Iterator[str]:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+
+import onnx
 
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, sha256
-from afdcd.geometry import fit
 from afdcd.models.segmenter import Segmenter
 from afdcd.models.store import WEIGHTS, load_trained
-from deploy.bundle import CONTRACT, PARITY, ClassMapOutput, Contract, Geometry, ImageInput, Range, write_model
+from deploy.archive import load_program
+from deploy.bisect import against_program
+from deploy.bundle import (
+    CONTRACT,
+    LOGITS,
+    PARITY,
+    PROGRAM,
+    ClassMapOutput,
+    Contract,
+    Geometry,
+    ImageInput,
+    Pixels,
+    Range,
+    write_model,
+)
 from deploy.config import ExportConfig
 from deploy.export import Exported, export
-from deploy.parity import Parity, compare, require
+from deploy.parity import Case, Parity, inputs, require, suite
 from deploy.sessions import open_backend
 from pipeline import paths
 from pipeline.cli import arguments, run
@@ -37,12 +51,14 @@ def main(given: list[str]) -> None:
             f"{', '.join(manifest.info.classes)}; train it on these data"
         )
     exported = export(bare := network.deployed(), _contract(model, bare, manifest, settings))
-    parity = _parity(exported, _images(manifest, settings))
+    images = [manifest.image(entry) for entry in manifest.split("val")[: settings.parity_images]]
+    parity = _parity(exported, images)
     require(
         parity,
         model=model,
         min_agreement=settings.min_agreement,
         max_relative_error=settings.max_relative_error,
+        explain=lambda case: _explanation(exported, images, case, settings.max_relative_error),
     )
     with atomic_folder(paths.exported(model)) as folder:
         for name, content in exported.files.items():
@@ -56,14 +72,15 @@ def main(given: list[str]) -> None:
 
 
 def _contract(model: str, network: Segmenter, manifest: Manifest, settings: ExportConfig) -> Contract:
-    height, width = settings.input_size
+    height, width = _sides(settings)
+    fewest, most = settings.batch
     return Contract(
         model=model,
         input=ImageInput(
             name="images",
             dtype="uint8",
             layout="NHWC",
-            batch=Range(min=1, max=None),
+            batch=Range(min=fewest, max=most),
             height=height,
             width=width,
         ),
@@ -81,20 +98,40 @@ def _contract(model: str, network: Segmenter, manifest: Manifest, settings: Expo
     )
 
 
-def _images(manifest: Manifest, settings: ExportConfig) -> npt.NDArray[np.uint8]:
-    entries = manifest.split("val")[: settings.parity_images]
-    fitted = [fit(manifest.image(entry), settings.input_size, settings.fit).image for entry in entries]
-    return np.stack(fitted)
+def _sides(settings: ExportConfig) -> tuple[int | Range, int | Range]:
+    """Height and width that the graph takes."""
+    if settings.dynamic is None:
+        return settings.input_size
+    multiple = settings.dynamic.multiple
+    height, width = (
+        shortest if shortest == longest else Range(min=shortest, max=longest, multiple=multiple)
+        for shortest, longest in (settings.dynamic.height, settings.dynamic.width)
+    )
+    return height, width
 
 
-def _parity(exported: Exported, images: npt.NDArray[np.uint8]) -> Parity:
+def _parity(exported: Exported, images: Sequence[Pixels]) -> Parity:
     """The ONNX twins in ONNX Runtime against the ExportedProgram in PyTorch."""
     read = exported.files.__getitem__
     with (
         open_backend("pytorch", exported.contract, read, threads=1) as reference,
         open_backend("onnxruntime", exported.contract, read, threads=1) as engine,
     ):
-        return compare(reference, engine, images)
+        return suite(reference, engine, images)
+
+
+def _explanation(exported: Exported, images: Sequence[Pixels], case: Case | None, limit: float) -> str | None:
+    """The tensor at which graph and program part, or that none does when all are looked at."""
+    if case is None:
+        return None
+    found = against_program(
+        load_program(exported.files[PROGRAM]),
+        onnx.load_from_string(exported.files[LOGITS]),
+        exported.contract,
+        inputs(case.kind, (1, *case.shape[1:]), images, exported.contract),
+        limit=limit,
+    )
+    return None if found is None else f"{found.sentence()}: look at what the exporter made of it"
 
 
 if __name__ == "__main__":

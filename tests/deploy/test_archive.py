@@ -70,6 +70,15 @@ def test_our_own_file_passes_even_rewritten(good: bytes) -> None:
     load_program(_rewrite(good, {}))
 
 
+def test_a_file_for_many_sizes_passes(dynamic: Exported) -> None:
+    """Its symbolic shapes hold divisions, which a file for one size does not."""
+    content = dynamic.files[PROGRAM]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (member,) = [name for name in archive.namelist() if name.endswith(MODEL)]
+        assert b"FloorDiv" in archive.read(member)
+    load_program(content)
+
+
 def test_pickled_example_inputs_are_refused_unread(good: bytes, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save((_Trap(tmp_path / "sprung"),), buffer)
@@ -136,7 +145,10 @@ def test_calls_of_other_things_than_operators_are_refused(good: bytes, target: s
     _refused(_edit_json(good, MODEL, call), "which is no aten operator")
 
 
-@pytest.mark.parametrize("text", ["__import__('os').system('id')", "Symbol('s0', x=id())", "exec(1)", "s0.x"])
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os').system('id')", "Symbol('s0', x=id())", "exec(1)", "s0.x", "FloorDiv.__call__(1)"],
+)
 def test_expressions_that_would_be_evaluated_are_refused(good: bytes, text: str) -> None:
     def hide(value: Any) -> None:
         value["range_constraints"][text] = {"min_val": 0, "max_val": None}

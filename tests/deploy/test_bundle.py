@@ -60,10 +60,25 @@ def test_ranges_of_sizes_are_held(contract: Contract) -> None:
         if passes:
             free.admit(images)
         else:
-            with pytest.raises(UserError, match=r"\(B, 32, 32..64, 3\), got \(2, 32"):
+            with pytest.raises(UserError, match=r"\(1..2, 32, 32..64, 3\), got \(2, 32"):
                 free.admit(images)
     with pytest.raises(UserError, match="takes images of shape"):
         free.admit(np.zeros((3, 32, 64, 3), dtype=np.uint8))
+
+
+def test_sizes_between_the_steps_are_refused(contract: Contract) -> None:
+    height = Range(min=16, max=64, multiple=8)
+    free = contract.model_copy(update={"input": contract.input.model_copy(update={"height": height})})
+    free.admit(np.zeros((1, 24, 64, 3), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"\(B, 16..64 in steps of 8, 64, 3\), got \(1, 25, 64, 3\)"):
+        free.admit(np.zeros((1, 25, 64, 3), dtype=np.uint8))
+
+
+def test_a_contract_of_before_steps_is_read(contract: Contract, tmp_path: Path) -> None:
+    value = contract.model_dump(mode="json")
+    del value["input"]["batch"]["multiple"]
+    write_json(tmp_path / CONTRACT, value)
+    assert read_contract(tmp_path) == contract
 
 
 @pytest.mark.xdist_group("little")

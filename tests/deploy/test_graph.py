@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -7,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from afdcd.errors import UserError
 from deploy import graph
+from deploy.bundle import Range
 
 
 def _model(kinds: tuple[str, ...] = ("Cast", "Transpose", "Relu"), opset: int = 20) -> onnx.ModelProto:
@@ -73,7 +76,8 @@ def test_a_transpose_before_the_cast_is_refused() -> None:
 
 def test_what_the_checker_refuses_is_refused() -> None:
     model = _model()
-    model.graph.node[0].op_type = "NoSuchOperator"
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    model.graph.node[0].attribute[0].type = onnx.AttributeProto.STRING
     with pytest.raises(UserError, match="onnx.checker refuses"):
         graph.check(model, wanted_opset=20)
 
@@ -98,8 +102,98 @@ def test_weights_are_counted_and_constants_are_not() -> None:
     assert graph.weight_elements(model) == 6 + 1
 
 
-def test_the_batch_gets_its_name() -> None:
+@pytest.mark.parametrize("domain", ["", "com.example"])
+def test_an_unknown_operator_is_named_with_its_node(domain: str) -> None:
     model = _model()
-    graph.name_batch(model)
-    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    node = model.graph.node[0]
+    node.name, node.op_type, node.domain = "the_culprit", "NoSuchOperator", domain
+    operator = f"{domain or 'ai.onnx'}.NoSuchOperator"
+    with pytest.raises(
+        UserError, match=rf"node 'the_culprit' of the operator {operator}, which ONNX does not"
+    ):
+        graph.check(model, wanted_opset=20)
+
+
+def test_an_operator_of_a_later_opset_is_unknown() -> None:
+    model = _model()
+    model.graph.node[0].op_type = "Swish"
+    with pytest.raises(UserError, match="ai.onnx.Swish, which ONNX does not define at opset 20"):
+        graph.require_known_operators(model, "it")
+    model.opset_import[0].version = 24
+    graph.require_known_operators(model, "it")
+
+
+def test_what_only_training_needs_is_refused() -> None:
+    model = _model()
+    model.graph.node[0].op_type = "Dropout"
+    with pytest.raises(UserError, match="still holds Dropout"):
+        graph.check(model, wanted_opset=20)
+
+
+def test_dimensions_get_their_names_and_steps() -> None:
+    limits: dict[str, int | Range] = {
+        "batch": Range(min=1, max=None),
+        "height": Range(min=8, max=64, multiple=8),
+        "width": 5,
+    }
+    for shape, first in ((["s0", "s1", 5, 3], False), (["s0", 3, "s1", 5], True)):
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        graph.name_dimensions(value, limits, channels_first=first)
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        assert dims == (["batch", 3, "8*height8", 5] if first else ["batch", "8*height8", 5, 3])
+
+
+def _external(folder: Path) -> Path:
+    weight = numpy_helper.from_array(np.ones((2000,), np.float32), "w")
+    node = helper.make_node("Add", ["x", "w"], ["y"], name="add")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2000]) for name in "xy"]
+    made = helper.make_model(helper.make_graph([node], "g", values[:1], values[1:], [weight]))
+    path = folder / "net.onnx"
+    onnx.save(made, path, save_as_external_data=True, location="net.weights")
+    return path
+
+
+def test_weights_in_another_file_are_read(tmp_path: Path) -> None:
+    model = graph.load(_external(tmp_path))
+    assert numpy_helper.to_array(model.graph.initializer[0]).sum() == 2000
+
+
+def test_weights_in_a_missing_file_are_named(tmp_path: Path) -> None:
+    path = _external(tmp_path)
+    (tmp_path / "net.weights").unlink()
+    with pytest.raises(UserError, match=r"keeps weights in the file net\.weights, which is not beside it"):
+        graph.load(path)
+
+
+def test_weights_cut_short_are_refused(tmp_path: Path) -> None:
+    path = _external(tmp_path)
+    weights = tmp_path / "net.weights"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"the weights of .*net\.onnx cannot be read"):
+        graph.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no ONNX at all"])
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "net.onnx"
+    with pytest.raises(UserError, match="does not exist"):
+        graph.load(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or no ONNX file"):
+        graph.load(path)
+
+
+def test_nodes_are_put_behind_what_they_read_and_else_keep_their_order() -> None:
+    model = _model()
+    wanted = [node.output[0] for node in model.graph.node]
+    assert [node.output[0] for node in graph.in_order(model).graph.node] == wanted
+    mixed = onnx.ModelProto()
+    mixed.CopyFrom(model)
+    del mixed.graph.node[:]
+    mixed.graph.node.extend(reversed(model.graph.node))
+    given = {"images", *(tensor.name for tensor in model.graph.initializer)}
+    made = set(given)
+    for node in graph.in_order(mixed).graph.node:
+        assert made.issuperset(node.input)
+        made.update(node.output)
+    assert made == {*given, *wanted}

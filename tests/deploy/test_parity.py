@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from little_net import pictures
+from little_net import LittleNet, contract_of, picture, pictures
 
 from afdcd.errors import UserError
-from deploy.bundle import CLASS_MAP
+from deploy.bundle import CLASS_MAP, Range
 from deploy.export import Exported
-from deploy.parity import Meter, Parity, compare, require
+from deploy.parity import KINDS, Case, Meter, Parity, compare, inputs, require, shapes, suite
 from deploy.sessions import open_backend
 
 RNG = np.random.default_rng(0)
@@ -85,6 +85,72 @@ def test_onnxruntime_computes_what_pytorch_does_and_another_network_does_not(exp
         good = compare(reference, engine, images)
     require(good, model="little", min_agreement=0.9999, max_relative_error=1e-4)
     assert good.images == 5 and good.sqnr_db is not None and good.sqnr_db > 80
+
+
+def test_shapes_of_a_fixed_graph_are_batches() -> None:
+    contract = contract_of(LittleNet())
+    assert shapes(contract) == [(batch, 32, 64) for batch in (1, 2, 3, 4, 5)]
+    few = contract_of(LittleNet(), batch=Range(min=2, max=3))
+    assert shapes(few) == [(2, 32, 64), (3, 32, 64)]
+
+
+def test_shapes_of_a_dynamic_graph_are_sizes_inside_its_limits_and_odd() -> None:
+    free = contract_of(LittleNet(), height=Range(min=8, max=512), width=Range(min=16, max=70, multiple=2))
+    found = shapes(free)
+    assert len(found) == 5 and (2, 32, 64) in found
+    assert sum(height % 2 for _, height, _ in found) >= 3
+    for batch, height, width in found:
+        free.admit(np.zeros((batch, height, width, 3), dtype=np.uint8))
+    stepped = contract_of(LittleNet(), height=Range(min=16, max=64, multiple=8))
+    for batch, height, width in shapes(stepped):
+        stepped.admit(np.zeros((batch, height, width, 3), dtype=np.uint8))
+
+
+def test_inputs_are_of_their_kind_and_the_same_again() -> None:
+    contract = contract_of(LittleNet())
+    images = list(pictures(range(3)))
+    for kind in KINDS:
+        made = inputs(kind, (4, 32, 64), images, contract)
+        assert made.dtype == np.uint8 and made.shape == (4, 32, 64, 3)
+        assert np.array_equal(made, inputs(kind, (4, 32, 64), images, contract))
+        assert len({image.tobytes() for image in made}) == (3 if kind == "real" else 4)
+    extremes = inputs("extremes", (4, 32, 64), images, contract)
+    assert set(np.unique(extremes)) == {0, 255}
+    with pytest.raises(UserError, match="at least one image"):
+        inputs("real", (1, 32, 64), [], contract)
+
+
+@pytest.mark.xdist_group("little")
+def test_the_suite_compares_every_shape_with_every_kind(dynamic: Exported) -> None:
+    read = dynamic.files.__getitem__
+    with (
+        open_backend("pytorch", dynamic.contract, read, threads=1) as reference,
+        open_backend("onnxruntime", dynamic.contract, read, threads=1) as engine,
+    ):
+        found = suite(reference, engine, [picture(number).image for number in range(3)])
+    wanted = {(kind, shape) for kind in KINDS for shape in shapes(dynamic.contract)}
+    assert {(case.kind, case.shape) for case in found.cases} == wanted and len(found.cases) == 15
+    require(found, model="pyramid", min_agreement=0.9999, max_relative_error=1e-4)
+    assert found.images == sum(case.shape[0] for case in found.cases)
+    assert found.max_relative_error == max(case.max_relative_error for case in found.cases)
+
+
+def test_a_fault_at_one_shape_or_kind_is_not_averaged_away() -> None:
+    good = {"agreement": 1.0, "max_relative_error": 1e-7, "sqnr_db": 130.0}
+    bad = Case(kind="extremes", shape=(1, 33, 65), agreement=0.6, max_relative_error=0.3, sqnr_db=9.0)
+    cases = [Case(kind="real", shape=(2, 32, 64), **good), bad]
+    parity = Parity(images=3, agreement=0.6, max_relative_error=0.3, sqnr_db=20.0, cases=cases)
+    asked = []
+
+    def explain(case: Case | None) -> str:
+        asked.append(case)
+        return "the first tensor that differs is 'conv'"
+
+    with pytest.raises(UserError, match=r"most at 1x33x65 of extremes input: .*; the first tensor that"):
+        require(parity, model="m", min_agreement=0.9, max_relative_error=1e-4, explain=explain)
+    assert asked == [bad]
+    require(parity, model="m", min_agreement=0.5, max_relative_error=0.5, explain=explain)
+    assert asked == [bad]
 
 
 @pytest.mark.xdist_group("little")

@@ -272,6 +272,34 @@ def test_gates_name_known_targets_and_find_what_they_compare_with(project: Path,
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch": [4, 2]}, "deploy.export.batch: 2 is less than 4"),
+        (
+            {"dynamic": {"height": [64, 512], "width": [200, 512], "multiple": 8}},
+            "deploy.export.dynamic.width: 200..512 in steps of 8 leaves out 192",
+        ),
+        (
+            {"dynamic": {"height": [90, 512], "width": [64, 512], "multiple": 8}},
+            "deploy.export.dynamic.height: 90..512 does not start and end at multiples",
+        ),
+        (
+            {"dynamic": {"height": [96, 96], "width": [64, 512], "multiples": 8}},
+            "unknown key 'multiples'; did you mean 'multiple'?",
+        ),
+    ],
+)
+def test_dynamic_sizes_hold_the_input_size(
+    project: Path, edited: Edited, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        checks.check(params.parse(edited({f"deploy.export.{key}": value for key, value in changes.items()})))
+    assert said in str(caught.value)
+    good = {"height": [64, 512], "width": [192, 192], "multiple": 8}
+    checks.check(params.parse(edited({"deploy.export.batch": [1, 4], "deploy.export.dynamic": good})))
+
+
 def test_a_tensorrt_target_without_a_gpu(
     project: Path, edited: Edited, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tiny
 import torch
 import yaml
 from tiny import MODEL
@@ -24,9 +25,10 @@ from afdcd.files import read_json, sha256, write_json
 from afdcd.models.segmenter import Segmenter, build_segmenter
 from afdcd.models.store import ModelCard, load_trained, save_trained
 from deploy import graph
-from deploy.bundle import read_contract, read_manifest, verify
+from deploy.bundle import CLASS_MAP, LOGITS, Contract, read_contract, read_manifest, verify
+from deploy.export import Exported
 from deploy.hardware import describe
-from deploy.sessions import open_reference, open_session
+from deploy.sessions import open_backend, open_reference, open_session
 from pipeline import build, export, paths, quantize
 
 pytestmark = pytest.mark.xdist_group("shipping")
@@ -40,7 +42,7 @@ EDITS: dict[str, Any] = {
 
 
 def _trained(folder: Path, manifest: Manifest, **changes: Any) -> Segmenter:
-    config = ModelConfig.model_validate(MODEL)
+    config = changes.pop("model", ModelConfig.model_validate(MODEL))
     torch.manual_seed(0)
     network = build_segmenter(config, manifest.num_classes)
     for module in network.modules():
@@ -63,7 +65,7 @@ def _trained(folder: Path, manifest: Manifest, **changes: Any) -> Segmenter:
         "seconds": 1.0,
     }
     save_trained(folder, network, ModelCard.model_validate(facts | changes))
-    return network
+    return network.eval()
 
 
 def _write(root: Path, prepared: Path, params_text: str) -> None:
@@ -139,7 +141,10 @@ def test_the_contract_says_what_data_and_network_are(chain: Path) -> None:
 
 def test_parity_is_recorded_and_the_program_is_the_network(chain: Path) -> None:
     parity = read_json(chain / paths.exported(NAME) / "parity.json")
-    assert parity["images"] == 3 and parity["agreement"] >= 0.9999
+    assert parity["images"] == 3 * (1 + 2 + 3 + 4 + 5) and parity["agreement"] >= 0.9999
+    found = {(case["kind"], *case["shape"]) for case in parity["cases"]}
+    kinds = ("real", "uniform", "extremes")
+    assert found == {(kind, batch, *SIZE) for kind in kinds for batch in (1, 2, 3, 4, 5)}
     network, _ = load_trained(chain / paths.trained(NAME))
     images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
     with torch.no_grad():
@@ -233,6 +238,46 @@ def test_parity_below_the_limit_is_refused_and_keeps_the_last_export(
     with pytest.raises(UserError, match=r"largest relative error .* \(at most 1.0e-12\)"):
         export.main([NAME])
     assert read_contract(paths.exported(NAME)) == before
+
+
+@pytest.mark.slow
+def test_a_fault_of_the_exporter_is_told_with_its_tensor(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = export.export
+
+    def faulty(network: Segmenter, contract: Contract) -> Exported:
+        made = honest(network, contract)
+        for name in (CLASS_MAP, LOGITS):
+            model = onnx.load_from_string(made.files[name])
+            (tensor,) = [t for t in model.graph.initializer if t.name.endswith("layer3.0.conv1.weight")]
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(1.1)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+            made.files[name] = graph.to_bytes(model)
+        return made
+
+    monkeypatch.setattr(export, "export", faulty)
+    with pytest.raises(UserError, match=r"first tensor that differs is '\w+', of Conv with .*layer3.0.conv1"):
+        export.main([NAME])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["psp", "deeplabv3"])
+def test_a_dynamic_export_is_right_at_sizes_it_was_not_exported_at(
+    here: Path, change: Callable[[str, dict[str, Any]], None], head: str
+) -> None:
+    change("export", {"dynamic": {"height": [33, 200], "width": [40, 300], "multiple": 1}})
+    network = _trained(paths.trained(NAME), Manifest.load(paths.PREPARED), model=tiny.model(head=head))
+    export.main([NAME])
+    parity = read_json(paths.exported(NAME) / "parity.json")
+    assert len({tuple(case["shape"][1:]) for case in parity["cases"]}) == 5
+    contract = read_contract(paths.exported(NAME))
+    read = {name: (paths.exported(NAME) / name).read_bytes() for name in contract.graphs}
+    with open_backend("onnxruntime", contract, read.__getitem__, threads=1) as session:
+        for size in ((33, 41), (64, 64), (97, 131), (136, 203), (181, 299)):
+            images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+            with torch.no_grad():
+                small = network(torch.from_numpy(images).permute(0, 3, 1, 2)).logits
+                wanted = nn.functional.interpolate(small, size=size, mode="bilinear", align_corners=False)
+            assert (session.infer(images) == wanted.argmax(dim=1).numpy()).mean() >= 0.9999
 
 
 def test_a_network_of_other_classes_is_refused(here: Path) -> None:
