@@ -7,7 +7,7 @@ python benchmarks/projector.py count    # the work of DeepLabV3-ResNet-101 -> Re
 Baseline: align, mask, two convolutions as they are written, float32, NCHW. CPU seconds of one thread, all
 forms in turns in one process; medians. Our forms choose their way as in training, but for what their names
 say. Work: 1e9 multiply-accumulates of an image in convolutions and matrix products, forward, input gradient
-and weight gradients; the composition of the folded weights, once a step, is shared by the images of a process.
+and weight gradients; the composition of the folded weights, once a step, is shared by a process's images.
 Sums are not counted. A GPU, where there is one, is timed by its own events.
 """
 
