@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from afdcd.data.manifest import Manifest
 from afdcd.files import sha256
 from pipeline import paths
 
+LOCK = Path("dvc.lock")
 WRITTEN_BY_A_RUN = ("dvc.lock", "reports", "fingerprints")
 """Tracked files that every run writes: their change does not make the sources other than the commit's."""
 
@@ -30,10 +35,28 @@ def git_state() -> dict[str, Any] | None:
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
-def provenance() -> dict[str, Any]:
-    """Commit, hashes of the settings and of the data, and the data's licence.
+def revisions(wanted: Iterable[Path]) -> dict[str, str] | None:
+    """DVC's hashes of the wanted outputs, by path: what `dvc fetch` brings back; None where dvc ran nothing.
 
-    No hash of dvc.lock: dvc writes it only after the stage that asks here.
+    dvc notes a stage's outputs in dvc.lock when the stage ends, so those of earlier stages are there.
+    """
+    try:
+        stages = yaml.load(LOCK.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["stages"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return None
+    outputs = [output for stage in stages.values() for output in stage.get("outs", [])]
+    paths_ = {path.as_posix() for path in wanted}
+    return {
+        output["path"]: f"{output.get('hash', 'md5')}:{output['md5']}"
+        for output in outputs
+        if output["path"] in paths_ and "md5" in output
+    }
+
+
+def provenance(outputs: Iterable[Path]) -> dict[str, Any]:
+    """Commit, hashes of the settings and of the data, DVC's of the outputs, and the data's licence.
+
+    No hash of dvc.lock itself: dvc writes it again after the stage that asks here.
 
     Raises:
         UserError: the data were not prepared.
@@ -41,6 +64,7 @@ def provenance() -> dict[str, Any]:
     data = Manifest.load(paths.PREPARED)
     return {
         "git": git_state(),
+        "dvc": revisions(outputs),
         "params_sha256": sha256(paths.PARAMS),
         "data": {"name": data.info.name, "manifest_sha256": data.sha256, "licence": data.info.licence},
     }

@@ -49,12 +49,19 @@ def _measured(target: str, model: str, bundle: Path, weights: str, judgement: Ju
     if not gates:
         raise UserError(f"{paths.VERDICT} judged no {model} on {target}; run dvc repro")
     settings = report.settings.model_dump(mode="json")
+    outputs = (
+        paths.PREPARED,
+        paths.trained(model),
+        paths.exported(model),
+        paths.typed(target, model),
+        bundle,
+    )
     return {
         "accuracy": {"split": SPLIT, **score.model_dump(mode="json")},
         "latency": {**settings, "inputs": report.inputs, **timing.model_dump(mode="json")},
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "hardware": report.hardware,
-        "provenance": {**provenance(), "weights_sha256": weights},
+        "provenance": {**provenance(outputs), "weights_sha256": weights},
     }
 
 
