@@ -98,8 +98,9 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
         UserError: see `afdcd.training.loop.Training`; another process trains the same network.
     """
     with ExitStack() as stack:
-        request = stack.enter_context(listening())
         world = stack.enter_context(session(runtime))
+        # Not before: a process that waits for its peers in vain must die of SIGTERM.
+        request = stack.enter_context(listening())
         manifest = Manifest.load(paths.PREPARED)
         folder = RunFolder(paths.RUNS, job.name, job_key(job, manifest))
         world = own(folder, world, stack)
