@@ -16,11 +16,13 @@ from deploy.bundle import (
     PARITY,
     PROGRAM,
     QUANTISATION,
+    Contract,
     Manifest,
     Range,
     describe,
     ir_names,
     read_contract,
+    verify,
     write_model,
 )
 from deploy.config import TargetConfig
@@ -30,6 +32,12 @@ from deploy.sessions.capability import check_target
 
 ENGINE_FILES = (CLASS_MAP, LOGITS, PROGRAM, *ir_names(CLASS_MAP), *ir_names(LOGITS))
 """What the stage quantize may have written for a target."""
+
+PLANNED = ("tensorrt", "tensorrt_rtx")
+"""Backends whose graphs become plans of one machine; the graphs stay in the bundle, to rebuild them from."""
+
+TIMINGS = "timing"
+"""Folder beside the bundles of a target: TensorRT's measured kernel times, one file a version and GPU."""
 
 
 def build(
@@ -55,6 +63,7 @@ def build(
     with atomic_folder(bundle) as folder:
         for name in names:
             (folder / name).write_bytes((typed / name).read_bytes())
+        names += _plans(folder, spec, contract, bundle.parent / TIMINGS)
         manifest = Manifest(
             format=1,
             model=contract.model,
@@ -73,6 +82,43 @@ def build(
         write_model(folder / MANIFEST, manifest)
         _try(folder, manifest)
     return manifest
+
+
+def rebuild(bundle: Path, fresh: Path, *, hardware: dict[str, Any]) -> Manifest:
+    """Make a bundle for this machine from the graphs of one that was built elsewhere.
+
+    What was measured there does not count here: `measured` is None until it is evaluated again.
+
+    Args:
+        bundle: the one from elsewhere; it stays as it is.
+        fresh: where the new one goes; it appears only if it runs.
+        hardware: of this machine, for the manifest.
+
+    Raises:
+        UserError: a file is altered, this machine cannot run the target, or the engine cannot be built.
+    """
+    old = verify(bundle)
+    spec = TargetConfig(backend=old.backend, precision=old.precision, where="here", threads=old.threads)
+    check_target(old.target, spec)
+    names = [name for name in ENGINE_FILES if name in old.files]
+    with atomic_folder(fresh) as folder:
+        for name in names:
+            (folder / name).write_bytes((bundle / name).read_bytes())
+        names += _plans(folder, spec, old.contract, fresh.parent / TIMINGS)
+        update = {"files": describe(folder, names), "hardware": hardware, "versions": versions()}
+        manifest = old.model_copy(update={**update, "measured": None})
+        write_model(folder / MANIFEST, manifest)
+        _try(folder, manifest)
+    return manifest
+
+
+def _plans(folder: Path, spec: TargetConfig, contract: Contract, timing: Path) -> list[str]:
+    """Build the plans that a backend runs, beside its graphs; the names of what was written."""
+    if spec.backend not in PLANNED:
+        return []
+    from deploy.tensorrt.store import write_plans  # takes onnx along, which other targets do without
+
+    return write_plans(folder, spec.backend, contract, spec.precision, timing=timing)
 
 
 def _try(folder: Path, manifest: Manifest) -> None:

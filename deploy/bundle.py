@@ -34,6 +34,11 @@ def ir_names(graph: str) -> tuple[str, str]:
     return f"{stem}.xml", f"{stem}.bin"
 
 
+def plan_name(graph: str) -> str:
+    """The file of a graph's TensorRT plan: class_map.onnx -> class_map.plan."""
+    return f"{graph.removesuffix('.onnx')}.plan"
+
+
 class Range(Config):
     """A dynamic dimension.
 
@@ -152,7 +157,8 @@ class Manifest(Config):
 
     def size(self) -> int:
         """Bytes of the file that ships: the class-map engine, without its logits twin."""
-        shipped = [name for name in (CLASS_MAP, *ir_names(CLASS_MAP)) if name in self.files]
+        plan = [name for name in (plan_name(CLASS_MAP),) if name in self.files]
+        shipped = plan or [name for name in (CLASS_MAP, *ir_names(CLASS_MAP)) if name in self.files]
         return sum(self.files[name].bytes for name in shipped or [PROGRAM])
 
 

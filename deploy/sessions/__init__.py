@@ -21,6 +21,8 @@ BACKENDS: dict[str, str] = {
     "openvino": "deploy.sessions.openvino:OpenVinoSession",
     "pytorch": "deploy.sessions.pytorch:PyTorchSession",
     "pytorch_compiled": "deploy.sessions.pytorch:CompiledSession",
+    "tensorrt": "deploy.sessions.tensorrt:TensorRtSession",
+    "tensorrt_rtx": "deploy.sessions.tensorrt:TensorRtRtxSession",
 }
 
 Reader = Callable[[str], bytes]

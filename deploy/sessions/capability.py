@@ -69,6 +69,8 @@ PACKAGES = {
             "pip uninstall onnxruntime, then pip install -e '.[ort-gpu]'",
         ),
     ),
+    "tensorrt": Package("tensorrt", (), "docs/tensorrt.md says where it comes from"),
+    "tensorrt_rtx": Package("tensorrt_rtx", (), "pip install -e '.[trt-rtx]'"),
 }
 """Backends of this version."""
 
@@ -148,8 +150,28 @@ def _installed(distribution: str) -> bool:
     return True
 
 
+def memory_libraries() -> list[str]:
+    """Names of the installed libraries that can move memory of a GPU, the one that will serve first.
+
+    PyTorch brings cuda-python along, pycuda is there only by choice: so it goes first.
+    """
+    return [name for name, spec in (("pycuda", "pycuda"), ("cuda_python", "cuda.bindings")) if _there(spec)]
+
+
+def _there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # find_spec imports the parent of a dotted name
+        return False
+
+
 def _lacking(backend: str, precision: str) -> str | None:
-    """What a CPU backend misses in the machine itself, as the rest of a sentence."""
+    """What a backend misses beside its package, as the rest of a sentence."""
+    if backend in ("tensorrt", "tensorrt_rtx") and not memory_libraries():
+        return (
+            f"needs pycuda or cuda-python besides {backend}, and neither is installed; "
+            "pip install -e '.[pycuda]', or pip install cuda-python"
+        )
     if (backend, precision) == ("openvino", "bf16") and not set(BF16_INSTRUCTIONS) & set(instructions()):
         return (
             f"asks openvino for bf16, for which a CPU needs one of {', '.join(BF16_INSTRUCTIONS)}; this one "

@@ -21,6 +21,8 @@ class SessionContract:
     """Inherit, give `target` (known to the fixture `bundle`) and `threads_of`; mark as group "little"."""
 
     target: ClassVar[str]
+    batch: ClassVar[str] = "B"
+    """What a refusal calls the number of images that the engine takes."""
 
     def threads_of(self, session: Session) -> int:
         """The CPU threads that the open engine really uses."""
@@ -76,7 +78,7 @@ class SessionContract:
         "shape", [(*SIZE, 3), (1, 3, *SIZE), (1, SIZE[0] + 8, SIZE[1], 3), (1, *SIZE, 4), (0, *SIZE, 3)]
     )
     def test_another_shape_is_refused(self, session: Session, shape: tuple[int, ...]) -> None:
-        expected = rf"\(B, {SIZE[0]}, {SIZE[1]}, 3\), got \({', '.join(map(str, shape))}\)"
+        expected = rf"\({self.batch}, {SIZE[0]}, {SIZE[1]}, 3\), got \({', '.join(map(str, shape))}\)"
         for call in (session.infer, session.logits):
             with pytest.raises(UserError, match=expected):
                 call(np.zeros(shape, dtype=np.uint8))

@@ -47,10 +47,26 @@ def test_tensorrt_without_a_gpu_is_refused_with_the_remedy(monkeypatch: pytest.M
     assert str(caught.value) == expected
 
 
-def test_tensorrt_with_a_gpu_is_said_to_be_missing_from_this_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_that_is_not_installed_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "nvidia_driver", lambda: True)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    for backend, remedy in (("tensorrt", "docs/tensorrt.md"), ("tensorrt_rtx", r"'.[trt-rtx]'")):
+        reason = capability(backend, "fp16")
+        assert reason is not None and reason.startswith(
+            f"needs the package {backend}, which is not installed"
+        )
+        assert remedy in reason
+
+
+@pytest.mark.parametrize(("found", "able"), [("pycuda", True), ("cuda.bindings", True), ("", False)])
+def test_tensorrt_needs_a_library_that_moves_memory(
+    monkeypatch: pytest.MonkeyPatch, found: str, able: bool
+) -> None:
+    monkeypatch.setattr(module, "nvidia_driver", lambda: True)
+    monkeypatch.setattr(module, "find_spec", lambda name: "a spec" if name in ("tensorrt", found) else None)
     reason = capability("tensorrt", "fp16")
-    assert reason is not None and "not part of this version" in reason
+    assert (reason is None) is able
+    assert able or "needs pycuda or cuda-python" in str(reason)
 
 
 @pytest.mark.parametrize(("answer", "found"), [(0, True), (100, False), (None, False)])
