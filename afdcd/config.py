@@ -158,6 +158,10 @@ class PracticeConfig(Config):
     checkpoint_every: Count
 
 
+ContrastForm = Literal["auto", "dense", "chunked", "compiled", "triton"]
+"""How Af-DCD's contrasts are computed; all give the same value and gradient up to rounding."""
+
+
 class RuntimeConfig(Config):
     """Speed; no stage tracks it. Processes and threads change results by a little all the same.
 
@@ -169,6 +173,7 @@ class RuntimeConfig(Config):
     its own share; terms that divide by a sum over the batch are divided on each share. `device` changes the
     arithmetic. A checkpoint keeps the number of threads that it was begun with.
     `cache_gb` changes nothing: up to so much disk (10^9 bytes) holds the train split decoded; 0 is none.
+    `contrast` changes rounding only; "auto" chooses by device and size.
     """
 
     device: Literal["auto", "cpu", "cuda"]
@@ -179,6 +184,7 @@ class RuntimeConfig(Config):
     workers: Annotated[int, Field(ge=0)]
     threads: Count | Literal["auto"]
     cache_gb: NonNegative
+    contrast: ContrastForm
 
 
 MethodOptions = dict[str, Any]

@@ -1,108 +1,184 @@
-"""Omni-contrast: our chunks against the dense form and against the way the released code computes it.
+"""Omni-contrast: every form against the way the released code computes it.
 
-python benchmarks/contrast.py            # all shapes; about half a minute
-python benchmarks/contrast.py cityscapes # one of them
+python benchmarks/contrast.py                  # all shapes; minutes
+python benchmarks/contrast.py cityscapes       # one of them
+python benchmarks/contrast.py --gpu            # batch 16 on a GPU
 
-CPU seconds of one forward and backward pass on one thread (minimum of several), and its extra peak memory,
-each form in a process of its own. Maps are as they are after pooling.
+One forward and backward pass on one thread. Time: CPU seconds (on a GPU: seconds), all forms in turns in one
+process, medians; a ratio is the median over rounds of that to the released way. Memory: extra peak, each form
+in a process of its own. "pooled" shapes begin at the maps after pooling, "whole" includes the pooling.
 """
 
 from __future__ import annotations
 
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afdcd.losses import contrast
-from afdcd.losses.afdcd import _patch_rows, omni_contrast
+from afdcd.losses.afdcd import omni_contrast
 
-SHAPES = {
-    "demo": ((8, 256, 6, 12), 3),
-    "narrow": ((2, 256, 16, 32), 4),
-    "cityscapes": ((2, 2048, 16, 32), 4),
-    "camvid": ((2, 2048, 44, 44), 4),
+SHAPES: dict[str, tuple[tuple[int, int, int, int], dict[str, int]]] = {
+    "demo": ((8, 256, 6, 12), {"pool": 1, "patch_size": 3}),
+    "narrow": ((2, 256, 16, 32), {"pool": 1, "patch_size": 4}),
+    "cityscapes": ((2, 2048, 16, 32), {"pool": 1, "patch_size": 4}),
+    "camvid": ((2, 2048, 44, 44), {"pool": 1, "patch_size": 4}),
+    "narrow, whole": ((2, 256, 64, 128), {"pool": 4, "patch_size": 4}),
+    "cityscapes, whole": ((2, 2048, 64, 128), {"pool": 4, "patch_size": 4}),
 }
-GROUPS, TEMPERATURE, ROUNDS = 16, 0.07, 3
+GPU_BATCH = 16
+GROUPS, TEMPERATURE, ROUNDS = 16, 0.07, 7
 
 
-def chunks(student: Tensor, teacher: Tensor, patch: int) -> Tensor:
-    return omni_contrast(student, teacher, pool=1, patch_size=patch, groups=GROUPS, temperature=TEMPERATURE)
-
-
-def dense(student: Tensor, teacher: Tensor, patch: int) -> Tensor:
-    rows = [_patch_rows(x, patch, GROUPS) for x in (student, teacher)]
-    total = contrast.dense(*rows, temperature=TEMPERATURE, distance="l1", groups=GROUPS)
-    return total / (rows[0].shape[0] * patch**2)
+def released_way(student: Tensor, teacher: Tensor, *, pool: int, patch_size: int) -> Tensor:
+    return selection(*(x if pool == 1 else F.max_pool2d(x, pool) for x in (student, teacher)), patch_size)
 
 
 def selection(student: Tensor, teacher: Tensor, patch: int) -> Tensor:
     """All distances, then boolean selections of positives and negatives, then cross-entropy to column 0."""
-    anchors, others = (_patch_rows(x, patch, GROUPS) for x in (student, teacher))
+    anchors, others = (_cut(x, patch) for x in (student, teacher))
     similarity = -torch.cdist(anchors, others, p=1)
     blocks, rows, _ = similarity.shape
-    group = torch.arange(rows) % GROUPS
-    same = torch.eye(rows, dtype=torch.bool).expand(blocks, -1, -1)
+    group = torch.arange(rows, device=student.device) % GROUPS
+    same = torch.eye(rows, dtype=torch.bool, device=student.device).expand(blocks, -1, -1)
     other_group = (group[:, None] != group[None, :]).expand(blocks, -1, -1)
     positive = similarity[same].view(blocks * rows, 1)
     negative = similarity[other_group].view(blocks * rows, -1)
     logits = torch.cat([positive, negative], 1) / TEMPERATURE
-    labels = torch.zeros(blocks * rows, dtype=torch.long)
+    labels = torch.zeros(blocks * rows, dtype=torch.long, device=student.device)
     return GROUPS * F.cross_entropy(logits, labels)
 
 
-FORMS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "released way": selection,
-    "dense": dense,
-    "chunks": chunks,
+def _cut(features: Tensor, patch: int) -> Tensor:
+    batch, channels, height, width = features.shape
+    parts = features.reshape(batch, GROUPS, channels // GROUPS, height // patch, patch, width // patch, patch)
+    return parts.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, patch**2 * GROUPS, channels // GROUPS)
+
+
+def ours(form: str) -> Callable[..., Tensor]:
+    return partial(omni_contrast, groups=GROUPS, temperature=TEMPERATURE, form=form)
+
+
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "released way": released_way,
+    **{form: ours(form) for form in ("dense", "chunked", "compiled")},
 }
 
 
-def measure(form: str, shape: str) -> None:
-    """Print CPU seconds, extra peak megabytes, value and gradient norm of one form."""
-    torch.set_num_threads(1)
-    size, patch = SHAPES[shape]
+def maps(shape: str, device: str) -> tuple[Tensor, Tensor, dict[str, int]]:
+    size, options = SHAPES[shape]
+    if device == "cuda":
+        size = (GPU_BATCH, *size[1:])
     torch.manual_seed(0)
-    student, teacher = torch.randn(size, requires_grad=True), torch.randn(size).relu()
-    contrast_loss = FORMS[form]
-    contrast_loss(student[:1, :, :patch, :patch], teacher[:1, :, :patch, :patch], patch).backward()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(ROUNDS):
-        student.grad = None
-        start = time.process_time()
-        loss = contrast_loss(student, teacher, patch)
-        loss.backward()
-        seconds.append(time.process_time() - start)
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    student, teacher = torch.randn(size, device=device), torch.randn(size, device=device).relu()
+    return student.requires_grad_(), teacher, options
+
+
+def step(form: str, student: Tensor, teacher: Tensor, options: dict[str, int]) -> tuple[float, Tensor]:
+    student.grad = None
+    loss = FORMS[form](student, teacher, **options)
+    loss.backward()
     assert student.grad is not None
-    print(min(seconds), extra, loss.item(), student.grad.norm().item())
+    return loss.item(), student.grad
 
 
-def main(shapes: list[str]) -> None:
-    heads = f"{'CPU s':>9}{'ratio':>8}{'MB':>9}{'ratio':>8}{'loss':>13}{'|gradient|':>12}"
-    print(f"{'shape':<12}{'form':<14}{heads}")
-    for shape in shapes:
-        first: tuple[float, float] | None = None
+def clock(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def times(shape: str, device: str) -> dict[str, tuple[float, float, float, float]]:
+    """Form -> median seconds, ratio, relative difference of the loss and of the gradient (norm)."""
+    student, teacher, options = maps(shape, device)
+    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
+    far: dict[str, tuple[float, float]] = {}
+    expected, slope = step("released way", student, teacher, options)
+    for form in FORMS:
+        loss, gradient = step(form, student, teacher, options)
+        off = (gradient - slope).norm() / slope.norm()
+        far[form] = (abs(loss / expected - 1), off.item())
+    for _ in range(ROUNDS):
         for form in FORMS:
-            command = [sys.executable, __file__, "--measure", form, shape]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds, extra, loss, gradient = map(float, done.stdout.split())
-            first = first or (seconds, extra)
-            ratios = first[0] / seconds, first[1] / max(extra, 0.1)
+            start = clock(device)
+            step(form, student, teacher, options)
+            seconds[form].append(clock(device) - start)
+    first = seconds["released way"]
+    return {
+        form: (
+            statistics.median(own),
+            statistics.median(a / b for a, b in zip(first, own, strict=True)),
+            *far[form],
+        )
+        for form, own in seconds.items()
+    }
+
+
+def memory(form: str, shape: str, device: str) -> float:
+    """Extra peak of a pass in megabytes; on a CPU in a process that did nothing else."""
+    student, teacher, options = maps(shape, device)
+    if device == "cuda":
+        step(form, student, teacher, options)
+        student.grad = None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(form, student, teacher, options)
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # The first pass of a process loads libraries and builds kernels: a patch of its own takes that.
+    patch = options["patch_size"] * options["pool"]
+    FORMS[form](*(x[:1, :, :patch, :patch] for x in (student, teacher)), **options).backward()
+    student.grad = None
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(form, student, teacher, options)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+
+
+def extra_memory(form: str, shape: str, device: str) -> float:
+    if device == "cuda":
+        return memory(form, shape, device)
+    command = [sys.executable, __file__, "--memory", form, shape]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main(shapes: list[str], device: str) -> None:
+    print("| shape | form | s | faster | MB | leaner | loss differs | gradient differs |")
+    print("|---|---|---|---|---|---|---|---|")
+    for shape in shapes:
+        measured = times(shape, device)
+        extra = {form: max(0.1, extra_memory(form, shape, device)) for form in FORMS}
+        for form, (seconds, ratio, loss, gradient) in measured.items():
+            leaner = extra["released way"] / extra[form]
             print(
-                f"{shape:<12}{form:<14}{seconds:>9.3f}{ratios[0]:>7.1f}x{extra:>9.1f}{ratios[1]:>7.1f}x"
-                f"{loss:>13.3f}{gradient:>12.5f}"
+                f"| {shape} | {form} | {seconds:.4f} | {ratio:.1f}x | {extra[form]:.1f} | {leaner:.1f}x | "
+                f"{loss:.0e} | {gradient:.0e} |",
+                flush=True,
             )
 
 
+def run(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    if arguments[:1] == ["--memory"]:
+        print(memory(arguments[1], arguments[2], "cpu"))
+        return
+    device = "cpu"
+    if "--gpu" in arguments:
+        device = "cuda"
+        arguments.remove("--gpu")
+        FORMS["triton"] = ours("triton")
+    unknown = [name for name in arguments if name not in SHAPES]
+    if unknown:
+        sys.exit(f"no shape is called {unknown[0]!r}; there are {', '.join(SHAPES)}")
+    main(arguments or list(SHAPES), device)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2], sys.argv[3])
-    else:
-        main(sys.argv[1:] or list(SHAPES))
+    run(sys.argv[1:])

@@ -165,6 +165,8 @@ def _runtime(params: Params) -> Iterator[str]:
             f"runtime.processes: {processes} is not possible, each needs a GPU and there are {gpus} here; "
             "lower it, or set runtime.device: cpu"
         )
+    if runtime.contrast == "triton" and not cuda:
+        yield "runtime.contrast: triton needs a GPU, and training would run on the CPU; set it to auto"
     every = processes * runtime.nodes
     if params.train.practice.sync_bn and every > 1 and not cuda:
         yield (

@@ -5,7 +5,7 @@ A recipe without any weighted term is the control at a length of its own: the te
 
 from __future__ import annotations
 
-from afdcd.config import IGNORE_INDEX, Recipe
+from afdcd.config import IGNORE_INDEX, ContrastForm, Recipe
 from afdcd.errors import UserError
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
@@ -25,7 +25,11 @@ def main(given: list[str]) -> None:
     student, recipe, seed = cli.arguments(given, "STUDENT", "RECIPE", "SEED")
     params = load()
     job = make_job(params, student, recipe, seed_of(seed))
-    train(job, params.runtime, lambda parts: make_task(parts, params.distill.recipes[recipe], recipe))
+
+    def make(parts: Parts) -> Task:
+        return make_task(parts, params.distill.recipes[recipe], recipe, contrast=params.runtime.contrast)
+
+    train(job, params.runtime, make)
 
 
 def make_job(params: Params, student: str, recipe: str, seed: int) -> Job:
@@ -63,8 +67,14 @@ def needs_teacher(recipe: Recipe, where: str) -> bool:
     return any(method.weights for method in check_recipe(recipe, where).values())
 
 
-def make_task(parts: Parts, recipe: Recipe, name: str) -> Task:
+def make_task(parts: Parts, recipe: Recipe, name: str, *, contrast: ContrastForm) -> Task:
     """The task of a recipe, with what its first phase left; the control's where no term has a weight.
+
+    Args:
+        parts: what it is made of.
+        recipe: its settings.
+        name: its name.
+        contrast: how Af-DCD's contrast is computed.
 
     Raises:
         UserError: the teacher knows other classes than the data, or the recipe does not fit the networks.
@@ -78,7 +88,8 @@ def make_task(parts: Parts, recipe: Recipe, name: str) -> Task:
             f"the teacher in {paths.trained('teacher')} knows other classes than {paths.PREPARED}; "
             "run dvc repro train_teacher"
         )
-    context = Context(parts.student.channels, teacher.channels, IGNORE_INDEX, parts.supervision.class_weights)
+    weights = parts.supervision.class_weights
+    context = Context(parts.student.channels, teacher.channels, IGNORE_INDEX, weights, contrast)
     objective = parts.shared(build_objective(recipe, context, where=where))
     if (state := paths.adapted(name) / FIRST_PHASE).exists():
         load_first_phase(objective, state)

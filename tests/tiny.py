@@ -164,6 +164,7 @@ def write_project(root: Path, repository: Path) -> dict[str, Any]:
     params["train"] |= {"students": ["tiny"], "schedule": SCHEDULE, "practice": PRACTICE}
     params["distill"] = {"run": list(RECIPES), "recipes": RECIPES}
     params["runtime"] |= {"device": "cpu", "processes": 1, "workers": 0, "threads": 1, "cache_gb": 1}
+    params["runtime"]["contrast"] = "auto"
     write_params(root, params)
     write_prepared(root / "data/prepared")
     stages = ["train_teacher", "train_student", *(f"{s}/{r}" for s in ("adapt", "distill") for r in RECIPES)]

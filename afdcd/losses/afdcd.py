@@ -11,14 +11,16 @@ from typing import ClassVar, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from afdcd.config import Count, Positive, Share
+from afdcd.config import ContrastForm, Count, Positive, Share
 from afdcd.errors import UserError
-from afdcd.losses.contrast import Distance, Negatives, chunked
+from afdcd.losses.contrast.forms import contrast
+from afdcd.losses.contrast.rows import Distance, Setting
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
 from afdcd.losses.inputs import full_precision, require_choice, require_equal_shapes, wide
 from afdcd.losses.method import Context, Method, Target
 from afdcd.models.output import SegOutput, Stop
 
+Negatives = Literal["cross_group", "all"]
 Reduction = Literal["sum", "mean"]
 
 
@@ -32,6 +34,7 @@ def omni_contrast(
     temperature: float = 0.07,
     distance: Distance = "l1",
     negatives: Negatives = "cross_group",
+    form: ContrastForm = "auto",
 ) -> Tensor:
     """Contrast of channel groups and positions within patches (Af-DCD, omni-contrasting).
 
@@ -51,6 +54,7 @@ def omni_contrast(
         temperature: > 0.
         distance: norm of the difference of two vectors, not squared.
         negatives: which teacher vectors of the patch repel.
+        form: how it is computed; see `afdcd.losses.contrast.forms`.
 
     Raises:
         UserError: the shapes differ, the pooled map is smaller than a patch, or an option is impossible.
@@ -58,9 +62,11 @@ def omni_contrast(
     require_equal_shapes(student, teacher, "omni contrast")
     require_choice("omni contrast", "negatives", negatives, get_args(Negatives))
     require_patch(student, pool=pool, patch_size=patch_size)
-    excluded = groups if negatives == "cross_group" else None
-    pooled = (_pooled(student, pool), _pooled(teacher.detach(), pool))
-    return _contrast(*pooled, patch_size, groups, temperature, distance, excluded)
+    _require_options(student, groups, temperature, distance)
+    patch = (patch_size, patch_size)
+    setting = Setting(patch, groups, temperature, distance, cross_group=negatives == "cross_group")
+    student, teacher = (_pooled(x, pool) for x in (student, teacher.detach()))
+    return contrast(student, teacher, setting, form) / _cells(student, setting)
 
 
 def channel_contrast(
@@ -70,6 +76,7 @@ def channel_contrast(
     groups: int = 16,
     temperature: float = 0.07,
     distance: Distance = "l1",
+    form: ContrastForm = "auto",
 ) -> Tensor:
     """Contrast of the channel groups of each pixel (Af-DCD, channel contrasting).
 
@@ -81,12 +88,15 @@ def channel_contrast(
         groups: number of contiguous channel groups; divides C.
         temperature: > 0.
         distance: norm of the difference of two vectors, not squared.
+        form: how it is computed; see `afdcd.losses.contrast.forms`.
 
     Raises:
         UserError: the shapes differ, or an option is impossible.
     """
     require_equal_shapes(student, teacher, "channel contrast")
-    return _contrast(student, teacher.detach(), 1, groups, temperature, distance, None)
+    _require_options(student, groups, temperature, distance)
+    setting = Setting((1, 1), groups, temperature, distance, cross_group=False)
+    return contrast(student, teacher.detach(), setting, form) / _cells(student, setting)
 
 
 def spatial_contrast(
@@ -96,6 +106,7 @@ def spatial_contrast(
     pool: int = 4,
     temperature: float = 0.07,
     distance: Distance = "l1",
+    form: ContrastForm = "auto",
 ) -> Tensor:
     """Contrast of each pixel's whole vector with all pixels of its image (Af-DCD, spatial contrasting).
 
@@ -107,18 +118,18 @@ def spatial_contrast(
         pool: window and stride of the max pooling in cells; 1 pools nothing.
         temperature: > 0.
         distance: norm of the difference of two vectors, not squared.
+        form: how it is computed; see `afdcd.losses.contrast.forms`.
 
     Raises:
         UserError: the shapes differ, nothing is left after pooling, or an option is impossible.
     """
     require_equal_shapes(student, teacher, "spatial contrast")
     require_patch(student, pool=pool, patch_size=1)
-    pooled = (_pooled(student, pool), _pooled(teacher.detach(), pool))
-    rows = [wide(x).flatten(2).transpose(1, 2).contiguous() for x in pooled]
-    _require_options(temperature, distance)
-    with full_precision(student):
-        total = chunked(*rows, temperature=temperature, distance=distance, groups=None)
-    return total / (rows[0].shape[0] * rows[0].shape[1])
+    _require_options(student, 1, temperature, distance)
+    student, teacher = (_pooled(x, pool) for x in (student, teacher.detach()))
+    height, width = student.shape[-2:]
+    setting = Setting((height, width), 1, temperature, distance, cross_group=False)
+    return contrast(student, teacher, setting, form) / _cells(student, setting)
 
 
 def masked_feature_loss(generated: Tensor, teacher: Tensor, *, reduction: Reduction = "sum") -> Tensor:
@@ -200,6 +211,7 @@ class AfDCD(Method):
         self.mask_ratio, self.reduction = mask_ratio, reduction
         self.pool, self.patch_size, self.groups = pool, patch_size, groups
         self.temperature, self.distance, self.negatives = temperature, distance, negatives
+        self.form = context.contrast
         self.generator = MaskedGenerator(context.student.features[-1], channels)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
@@ -225,6 +237,7 @@ class AfDCD(Method):
                 temperature=self.temperature,
                 distance=self.distance,
                 negatives=self.negatives,
+                form=self.form,
             )
         return values
 
@@ -234,31 +247,10 @@ def _pooled(features: Tensor, pool: int) -> Tensor:
     return features if pool == 1 else F.max_pool2d(features, pool)
 
 
-def _contrast(
-    student: Tensor,
-    teacher: Tensor,
-    patch: int,
-    groups: int,
-    temperature: float,
-    distance: Distance,
-    excluded: int | None,
-) -> Tensor:
-    """The contrast within patches, divided by the number of cells (B, H', W') that the patches hold."""
-    _require_groups(student.shape[1], groups)
-    _require_options(temperature, distance)
-    rows = [_patch_rows(wide(x), patch, groups) for x in (student, teacher)]
-    with full_precision(student):
-        total = chunked(*rows, temperature=temperature, distance=distance, groups=excluded)
-    return total / (rows[0].shape[0] * patch**2)
-
-
-def _patch_rows(features: Tensor, patch: int, groups: int) -> Tensor:
-    """(B, C, H, W) -> (patches of all images, patch^2 * groups, C / groups); row = cell * groups + group."""
-    batch, channels, height, width = features.shape
-    down, across = height // patch, width // patch
-    whole = features[..., : down * patch, : across * patch]
-    parts = whole.reshape(batch, groups, channels // groups, down, patch, across, patch)
-    return parts.permute(0, 3, 5, 4, 6, 1, 2).reshape(-1, patch**2 * groups, channels // groups)
+def _cells(features: Tensor, setting: Setting) -> int:
+    """The cells (B, H', W') that the patches hold."""
+    down, across = setting.grid(features)
+    return len(features) * down * across * setting.patch[0] * setting.patch[1]
 
 
 def _require_groups(channels: int, groups: int) -> None:
@@ -266,7 +258,8 @@ def _require_groups(channels: int, groups: int) -> None:
         raise UserError(f"contrast: {groups} groups do not divide the {channels} channels; change groups")
 
 
-def _require_options(temperature: float, distance: str) -> None:
+def _require_options(features: Tensor, groups: int, temperature: float, distance: str) -> None:
+    _require_groups(features.shape[1], groups)
     require_choice("contrast", "distance", distance, get_args(Distance))
     if not temperature > 0:
         raise UserError(f"contrast: temperature must be above 0, got {temperature}")

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from afdcd.config import ContrastForm
 from afdcd.models.output import ChannelSpec, SegOutput, Stop
 
 
@@ -24,12 +25,16 @@ class Target(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a method may know of the run: shapes and classes, never a dataset's name."""
+    """What a method may know of the run: shapes and classes, never a dataset's name.
+
+    `contrast` is how Af-DCD's contrast is computed, which changes rounding only.
+    """
 
     student: ChannelSpec
     teacher: ChannelSpec
     ignore_index: int
     class_weights: Tensor | None
+    contrast: ContrastForm = "auto"
 
 
 class Adam(NamedTuple):

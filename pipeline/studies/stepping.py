@@ -67,7 +67,7 @@ def _train(
     manifest = Manifest.load(paths.PREPARED)
     job = _job(recipe, student, seed, params)
     settings = {} if recipe == CONTROL else params.distill.recipes[recipe]
-    task = make_task(make_parts(job, manifest, world), settings, recipe)
+    task = make_task(make_parts(job, manifest, world), settings, recipe, contrast=params.runtime.contrast)
 
     def batches(start: int, stop: int) -> Iterator[Batch]:
         stream = training_batches(

@@ -342,6 +342,9 @@ def test_an_unknown_head(project: Path, edited: Edited) -> None:
             "sync_bn: true works on GPUs",
         ),
         (0, False, {"train.practice.sync_bn": True}, None),
+        (0, False, {"runtime.contrast": "triton"}, "runtime.contrast: triton needs a GPU"),
+        (2, True, {"runtime.contrast": "triton", "runtime.device": "cpu"}, "triton needs a GPU"),
+        (2, True, {"runtime.contrast": "triton"}, None),
     ],
 )
 def test_device_and_processes_must_be_there(

@@ -21,8 +21,16 @@ def gpus(tmp_path: Path) -> Path:
 
 
 def runtime(**changes: object) -> RuntimeConfig:
-    values = {"device": "auto", "processes": "auto", "nodes": 1, "rendezvous": None, "restarts": 3}
-    return RuntimeConfig.model_validate(values | {"workers": 0, "threads": "auto", "cache_gb": 0} | changes)
+    values = {
+        "device": "auto",
+        "processes": "auto",
+        "nodes": 1,
+        "rendezvous": None,
+        "restarts": 3,
+        "contrast": "auto",
+    }
+    speed = {"workers": 0, "threads": "auto", "cache_gb": 0, "contrast": "auto"}
+    return RuntimeConfig.model_validate(values | speed | changes)
 
 
 @pytest.mark.parametrize(

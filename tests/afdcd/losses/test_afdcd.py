@@ -144,6 +144,24 @@ def test_the_terms_are_the_functions_of_one_guess_with_every_option(
     assert [x.item() for x in narrow.values()] == pytest.approx([x.item() for x in terms.values()], rel=1e-5)
 
 
+def test_the_runs_form_of_the_contrast_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, asked = ChannelSpec((2, 4), 1, 3), []
+
+    def contrast(student: torch.Tensor, *given: Any) -> torch.Tensor:
+        asked.append(given[-1])
+        return student.sum()
+
+    monkeypatch.setattr("afdcd.losses.afdcd.contrast", contrast)
+    features = maps((2, 4, 5, 4), (2, 4, 5, 4), seed=1)
+    for form in ("auto", "dense"):
+        method = AfDCD(Context(spec, spec, 255, None, contrast=form), **OPTIONS).to(D)  # type: ignore[arg-type]
+        run(method, *features, torch.tensor([7, 9]))
+    assert asked == ["auto", "dense"]
+    for loss in (channel_contrast, spatial_contrast):
+        loss(*features, **({"groups": 4} if loss is channel_contrast else {"pool": 1}), form="chunked")
+    assert asked[2:] == ["chunked", "chunked"]
+
+
 @pytest.mark.parametrize("options", [OPTIONS, OTHERS])
 def test_gradcheck_through_the_module(options: dict[str, Any]) -> None:
     method, keys = build(3, options), torch.tensor([3])
