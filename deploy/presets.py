@@ -14,6 +14,8 @@ PRESETS: dict[tuple[str, Precision], str] = {
     ("openvino", "bf16"): "none",
     ("pytorch", "fp32"): "none",
     ("pytorch_compiled", "fp32"): "none",
+    ("tensorrt", "fp32"): "none",
+    ("tensorrt_rtx", "fp32"): "none",
     ("onnxruntime", "int8"): "u8s8_per_channel",
 }
 """(backend, precision) -> what the stage quantize does; "none" where the exported graph is used as it is."""

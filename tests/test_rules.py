@@ -30,6 +30,7 @@ TORCH_FREE = (
         "afdcd.models.names",
     ),
     *("deploy", "deploy.config", "deploy.bundle", "deploy.sessions", "deploy.sessions.onnxruntime"),
+    *("deploy.sessions.tensorrt", "deploy.tensorrt.dry", "deploy.tensorrt.store"),
     *("deploy.sessions.capability", "deploy.evaluate", "deploy.benchmark", "deploy.benchmark_worker"),
     *("deploy.hardware", "deploy.gates", "deploy.latency", "deploy.quantize"),
     *(

@@ -33,7 +33,7 @@ PACKAGES: dict[str, Package] = {
         (12, 0),
         "install it from NVIDIA's package index as docs/tensorrt.md says (on a Jetson it comes with JetPack)",
     ),
-    "tensorrt_rtx": Package("TensorRT-RTX", (1, 2), (2, 0), "pip install -e '.[trt-rtx]'"),
+    "tensorrt_rtx": Package("TensorRT-RTX", (1, 7), (2, 0), "pip install -e '.[trt-rtx]'"),
 }
 """By the name of the module that is imported."""
 

@@ -1,0 +1,104 @@
+"""TensorRT-RTX parses and builds every family of students, in every type, for one size and for many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from little_net import LittleNet, contract_of, pictures
+from torch import nn
+from trt_quantised import symmetric
+
+from afdcd.config import ModelConfig
+from afdcd.models.segmenter import build_segmenter
+from deploy.bundle import CLASS_MAP, LOGITS, Geometry, Range
+from deploy.config import Precision
+from deploy.export import Exported, export
+from deploy.precision import variant
+from deploy.tensorrt.dry import dry_build
+
+pytest.importorskip("tensorrt_rtx")
+
+PAIRS = Path(__file__).parents[3] / "conf" / "pair"
+SIZE = (64, 96)
+FREE = {
+    "height": Range(min=64, max=128, multiple=8),
+    "width": Range(min=64, max=160, multiple=8),
+}
+Export = Callable[[str, bool], Exported]
+
+
+def _families() -> dict[str, ModelConfig]:
+    """Teachers and students of all pairs, without pretrained weights."""
+    found = {}
+    for file in sorted(PAIRS.glob("*.yaml")):
+        pair = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for name, values in pair["students"].items():
+            found[name] = ModelConfig.model_validate({**values, "pretrained": "none"})
+    return found
+
+
+FAMILIES = _families()
+
+
+@pytest.fixture(scope="module")
+def family() -> Export:
+    """Exports a family once, for one size or for many."""
+    made: dict[tuple[str, bool], Exported] = {}
+
+    def get(name: str, free: bool) -> Exported:
+        if (name, free) not in made:
+            torch.manual_seed(0)
+            made[name, free] = _export(build_segmenter(FAMILIES[name], 3).deployed(), free)
+        return made[name, free]
+
+    return get
+
+
+def _export(network: nn.Module, free: bool) -> Exported:
+    sides = FREE if free else {"height": SIZE[0], "width": SIZE[1]}
+    contract = contract_of(network, **sides)
+    return export(network, contract.model_copy(update={"geometry": Geometry(size=SIZE, fit="stretch")}))
+
+
+def _typed(exported: Exported, precision: Precision) -> dict[str, bytes]:
+    if precision == "fp32":
+        return {name: exported.files[name] for name in (CLASS_MAP, LOGITS)}
+    if precision == "int8":
+        images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+        return {name: symmetric(exported.files[name], images) for name in (CLASS_MAP, LOGITS)}
+    return variant(exported.files, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("rtx")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("free", [False, True], ids=["one size", "many sizes"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_builds(name: str, free: bool, precision: Precision, family: Export) -> None:
+    exported = family(name, free)
+    for graph, content in _typed(exported, precision).items():
+        told = dry_build(content, graph, contract=exported.contract, precision=precision)
+        kind, shape = next(iter(told.outputs.values()))
+        sides = (-1, -1) if free else SIZE
+        assert kind == ("UINT8" if graph == CLASS_MAP else "FLOAT")
+        assert tuple(shape)[-2:] == sides
+        assert told.plan_bytes > 10_000
+
+
+@pytest.mark.xdist_group("little")
+def test_symmetric_int8_builds(exported: Exported) -> None:
+    content = symmetric(exported.files[CLASS_MAP], pictures(range(2)))
+    told = dry_build(content, CLASS_MAP, contract=exported.contract, precision="int8")
+    assert told.plan_bytes > 10_000 and not told.warnings
+
+
+@pytest.mark.xdist_group("little")
+def test_a_graph_of_many_sizes_builds(little: LittleNet) -> None:
+    exported = _export(little, True)
+    told = dry_build(exported.files[CLASS_MAP], CLASS_MAP, contract=exported.contract)
+    assert told.outputs == {"class_map": ("UINT8", (-1, -1, -1))}
