@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,13 +59,22 @@ def tensorrt(gpu: FakeGpu, library: str, driver: None, install: Callable[..., An
     return install(gpu, library)
 
 
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a bundle is built once; it is the same whatever moves memory."""
+    return tmp_path_factory.mktemp("imaginary") / "engines"
+
+
 @pytest.fixture
-def bundle(tmp_path: Path, typed: Callable[[str], Path]) -> Callable[[str], Path]:
-    """Builds the bundle of the little network on the imaginary GPU."""
+def bundle(tmp_path: Path, engines: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """A bundle of the little network from the imaginary GPU, for this test alone."""
 
     def make(target: str) -> Path:
-        folder = tmp_path / "engines" / target
-        build(typed("ort_cpu_fp32"), folder, target=target, spec=SPEC, hardware={"cpu": "of a test"})
-        return folder
+        if not (engines / target).is_dir():
+            typed: Callable[[str], Path] = request.getfixturevalue("typed")
+            source = typed("ort_cpu_fp32")
+            build(source, engines / target, target=target, spec=SPEC, hardware={"cpu": "of a test"})
+        shutil.copytree(engines, tmp_path / "engines")
+        return tmp_path / "engines" / target
 
     return make

@@ -35,6 +35,11 @@ class TestTensorRt(SessionContract):
     target: ClassVar[str] = "trt_fp32"
     batch: ClassVar[str] = "1..8"
 
+    @pytest.fixture
+    def library(self) -> str:
+        """What moves memory changes nothing here; the tests below use both."""
+        return "cuda_python"
+
     def threads_of(self, session: Session) -> int:
         return cast(TensorRtSession, session)._pool("class_map.onnx").threads
 
