@@ -39,9 +39,10 @@ ENGINES = [
     for precision in possible
     if backend != "pytorch"
 ]
-LEAST_SQNR = {"fp32": 80.0, "bf16": 25.0, "int8": 12.0}
-"""dB on random weights, where classes lie closer to each other than after training."""
-LEAST_AGREEMENT = {"fp32": 0.999, "bf16": 0.97, "int8": 0.85}
+LEAST: dict[str, tuple[float, float]] = {"fp32": (80.0, 0.999), "bf16": (25.0, 0.97), "int8": (12.0, 0.85)}
+"""dB of SQNR and share of equal classes, on random weights, whose classes lie closer than trained ones."""
+LEAST_OF_MOBILE: dict[str, tuple[float, float]] = {**LEAST, "bf16": (10.0, 0.9), "int8": (4.5, 0.85)}
+"""A MobileNetV2 of random weights carries the rounding of 52 layers along: about half of a ResNet's dB."""
 
 
 pytestmark = pytest.mark.xdist_group("families")
@@ -103,7 +104,8 @@ def family(request: pytest.FixtureRequest) -> Iterator[Exported]:
     _settle(network)
     bare = network.deployed()
     contract = contract_of(bare, height=SIZE[0], width=SIZE[1])
-    yield export(bare, contract.model_copy(update={"geometry": Geometry(size=SIZE, fit="stretch")}))
+    changes = {"model": request.param, "geometry": Geometry(size=SIZE, fit="stretch")}
+    yield export(bare, contract.model_copy(update=changes))
 
 
 def _typed(family: Exported, backend: str, precision: Precision) -> Mapping[str, bytes]:
@@ -138,7 +140,8 @@ def test_an_engine_computes_what_pytorch_does(family: Exported, backend: str, pr
     if reason := capability(backend, precision):
         pytest.skip(f"this machine {reason}")
     found = _parity(family, backend, precision)
-    assert found.agreement >= LEAST_AGREEMENT[precision]
-    assert found.sqnr_db is None or found.sqnr_db >= LEAST_SQNR[precision]
+    sqnr, agreement = (LEAST_OF_MOBILE if "mbv2" in family.contract.model else LEAST)[precision]
+    assert found.agreement >= agreement
+    assert found.sqnr_db is None or found.sqnr_db >= sqnr
     # An engine that ignores the precision asked for would be as near as float32 is.
-    assert precision == "fp32" or (found.sqnr_db is not None and found.sqnr_db < LEAST_SQNR["fp32"])
+    assert precision == "fp32" or (found.sqnr_db is not None and found.sqnr_db < LEAST["fp32"][0])
