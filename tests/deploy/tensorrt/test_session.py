@@ -24,6 +24,7 @@ from deploy.sessions import Session, open_session
 from deploy.sessions.capability import capability
 from deploy.sessions.tensorrt import TensorRtSession
 from deploy.tensorrt.bindings import load, load_for_gpu
+from deploy.tensorrt.engine import Lane
 from deploy.tensorrt.key import PLANS, TIMING
 from deploy.tensorrt.memory import open_memory
 
@@ -62,6 +63,7 @@ def test_graphs_run_where_the_library_has_them(
         images = pictures(range(2))
         results = [session.infer(images), session.infer(images), session.infer(images[::-1])]
         np.testing.assert_array_equal(results[2], results[0][::-1])
+        assert not np.array_equal(results[0][0], results[0][1]), "what a stream had not done yet was read"
         pool = cast(TensorRtSession, session)._pool("class_map.onnx")
         assert pool.captured() is (library == "cuda_python")
     assert gpu.launches == (3 if library == "cuda_python" else 0)
@@ -100,6 +102,38 @@ def test_threads_share_an_engine(tensorrt: Any, gpu: FakeGpu, bundle: Callable[[
             thread.join()
         assert not wrong
         assert 1 <= len(gpu.device) / 2 <= 2
+    assert not gpu.left()
+
+
+def test_a_lane_serves_one_call_at_a_time(
+    tensorrt: Any, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(bundle("trt_fp32"), threads=2) as session:
+        session.infer(pictures(range(1)))  # one lane is there, and two calls will want it
+        together, used = threading.Barrier(2, timeout=20), []
+        original = Lane.__call__
+
+        def call(lane: Lane, images: Any) -> Any:
+            used.append(lane)
+            together.wait()
+            return original(lane, images)
+
+        monkeypatch.setattr(Lane, "__call__", call)
+        threads = [threading.Thread(target=session.infer, args=(pictures(range(1)),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(used) == 2 and used[0] is not used[1]
+
+
+def test_a_shape_outside_the_profile_is_refused_with_tensorrts_words(
+    tensorrt: Any, gpu: FakeGpu, bundle: Callable[[str], Path]
+) -> None:
+    with open_session(bundle("trt_fp32"), threads=1) as session:
+        pool = cast(TensorRtSession, session)._pool("class_map.onnx")
+        with pytest.raises(UserError, match=r"takes no input images of shape \(9, .*outside the profile"):
+            pool.run(np.zeros((9, *SIZE, 3), np.uint8))
     assert not gpu.left()
 
 
