@@ -102,7 +102,7 @@ def main(names: list[str]) -> None:
         print(row("teacher", 0, millions(teacher), network_gmacs(teacher, trained=False)))
         sizes = millions(student), 0.0
         print(row("student", *sizes, *(network_gmacs(student, trained=on) for on in (False, True))))
-    context = Context(student.channels, teacher.channels, IGNORE_INDEX, None)
+    context = Context(student.channels, teacher.channels, IGNORE_INDEX, None, contrast="chunked")
     for name in names:
         options = check_recipe(settings["distill"]["recipes"][name], name)[name].options
         with nullcontext() if name in READS_VALUES else shapes_only():

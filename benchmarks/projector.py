@@ -93,12 +93,14 @@ def run(form: Form, module: MaskedGenerator, features: Tensor, keep: Tensor, slo
     guess.backward(slopes.to(guess.dtype))
 
 
-def inputs(size: Size, form: Form, device: str) -> tuple[MaskedGenerator, Tensor, Tensor, Tensor]:
-    """A generator, the student's map, the mask and the guess's gradient, in the form's memory format."""
+def inputs(size: Size, device: str, last: bool) -> tuple[MaskedGenerator, Tensor, Tensor, Tensor]:
+    """A generator, the student's map, the mask and the guess's gradient; `last`: channels last in memory."""
     torch.manual_seed(0)
-    last = not form.plain or form.narrow
     memory = torch.channels_last if last else torch.contiguous_format
-    module = MaskedGenerator(size.student, size.teacher).to(device).to(memory_format=memory)
+    with torch.device(device):
+        module = MaskedGenerator(size.student, size.teacher)
+    if last:  # bare shapes know only the other
+        module.to(memory_format=memory)
     maps = (torch.randn(BATCH, n, *size[2:], device=device) for n in size[:2])
     features, slopes = (x.contiguous(memory_format=memory) for x in maps)
     keep = random_keep_mask(torch.arange(BATCH, device=device), features, MASK_RATIO)
@@ -112,7 +114,7 @@ def count() -> None:
     for form in FORMS[:4]:
         bare = form.plain or "_few_are_kept" in form.switches
         with shapes_only() if bare else nullcontext():
-            given = inputs(size, form, "cpu")
+            given = inputs(size, "cpu", last=not bare)
             with FlopCounterMode(display=False) as counter:
                 run(form, *given)
         print(f"{form.name:<20}{counter.get_total_flops() / 2e9 / BATCH:>9.1f}", flush=True)
@@ -136,7 +138,7 @@ def gpu_seconds(call: Callable[[], None]) -> float:
 def table(name: str, size: Size, device: str) -> None:
     """Time all forms of a size in turns, and print their rows."""
     timer = gpu_seconds if device == "cuda" else cpu_seconds
-    given = [inputs(size, form, device) for form in FORMS]
+    given = [inputs(size, device, last=not form.plain or form.narrow) for form in FORMS]
     seconds: list[list[float]] = [[] for _ in FORMS]
     for turn in range(TURNS + 1):
         for form, parts, found in zip(FORMS, given, seconds, strict=True):
