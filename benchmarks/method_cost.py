@@ -38,7 +38,7 @@ READS_VALUES = frozenset({"idd", "afdcd", "mgd"})
 """Work depends on the labels or on the mask, so they run on real zeros instead of bare shapes."""
 
 
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
 def product_flops(left: torch.Size, right: torch.Size, *_: object, **__: object) -> int:
     """Twice the multiply-accumulates of `afdcd.losses.product.product`."""
     return 2 * left[0] * left[1] * right[0]

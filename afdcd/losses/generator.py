@@ -13,7 +13,7 @@ from afdcd.losses.randomness import uniform
 from afdcd.losses.winograd import winograd
 
 _GATHERED_SHARE = 0.4
-"""On a CPU the first convolution works cell by cell where no more are kept: it takes as long at a half."""
+"""On a CPU the first convolution works cell by cell where no more are kept: at a half it may take longer."""
 _WINOGRAD_CELLS, _WINOGRAD_CHANNELS = 1024, 512
 """On a CPU, and in float32, the second convolution takes fewer products from there: below, sums cost more."""
 _TENSOR_CORE = 8
