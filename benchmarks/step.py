@@ -1,21 +1,24 @@
 """One distillation step, R101 -> R18 by Af-DCD, against a plain re-implementation of the released one.
 
-python benchmarks/step.py            # both pairs; ten minutes on one free core, most of it the baseline's
+python benchmarks/step.py            # both pairs; three minutes on one free core
 python benchmarks/step.py demo       # one pair
+python benchmarks/step.py compiled   # the compiled forms too
 
 The baseline is float32 NCHW, the generator unfolded, the contrast by boolean selection over cdist, bilinear
 upsampling by the operator, an optimiser parameter by parameter, the teacher to its logits, and every term
-read at every step. Ours is the training loop's step. Same networks, weights and batch; forms take turns in
-one process, so their ratios hold on a busy machine; a second process a form gives the peak of memory.
+read at every step. Ours is the training loop's step. Same networks, weights and batch; each form has a
+process of its own and they take turns, so ratios hold on a busy machine. MiB: peak of the resident set after
+all steps less what the process held before its networks. `compiled` needs a minute or two to compile.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,15 +35,18 @@ from afdcd.losses.generator import random_keep_mask
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
+from afdcd.training.compiling import compile_networks
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.distributed import World
+from afdcd.training.memory import keep_freed_memory
 from afdcd.training.optimisation import build_optimiser, clip_adapters
+from afdcd.training.optimisation import step as update
 from afdcd.training.task import Precision, Share, Supervision
 from afdcd.training.watch import TermWatch
 from pipeline.configure import compose
 
 RECIPE = "afdcd"
-READ_EVERY = 8
+READ_EVERY, WARM_UP = 8, 2
 Step = Callable[[], None]
 
 
@@ -49,6 +55,7 @@ class Form(NamedTuple):
 
     bf16: bool = False
     teacher_bf16: bool = False
+    compiled: bool = False
     plain: bool = False
 
 
@@ -57,6 +64,8 @@ FORMS = {
     "ours, fp32": Form(),
     "ours, teacher in bf16": Form(teacher_bf16=True),
     "ours, bf16": Form(bf16=True, teacher_bf16=True),
+    "ours, compiled": Form(compiled=True),
+    "ours, bf16, compiled": Form(bf16=True, teacher_bf16=True, compiled=True),
 }
 
 
@@ -93,6 +102,8 @@ def ours(pair: Pair, form: Form) -> Step:
     precisions = Precision("cpu", form.bf16), Precision("cpu", form.teacher_bf16)
     task = DistillationTask(parts.student, parts.teacher, objective, parts.supervision, *precisions)
     task.learner.to(memory_format=torch.channels_last).train()
+    if form.compiled:
+        compile_networks(task.networks())
     groups = task.groups()
     adapters = [p for group in groups if group.clip for p in group.parameters if p.requires_grad]
     optimiser, share = build_optimiser(parts.optimiser, groups), Share(1.0, torch.ones(()))
@@ -103,7 +114,7 @@ def ours(pair: Pair, form: Form) -> Step:
         terms = task.losses(task.learner, batch, share)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         clip_adapters(adapters, parts.optimiser.clip_adapters)
-        optimiser.step()
+        update(optimiser)
         watch.add(number := next(count), terms)
         if number % READ_EVERY == READ_EVERY - 1:
             watch.read()
@@ -170,14 +181,12 @@ def baseline(pair: Pair, form: Form) -> Step:
 
 
 def built(pair: Pair, form: Form) -> Step:
-    return (baseline if form.plain else ours)(pair, form)
-
-
-def timed(step: Step) -> float:
-    """CPU seconds of one step."""
-    start = time.process_time()
-    step()
-    return time.process_time() - start
+    """A form's step, in a process that is set up as that form's training is."""
+    torch.set_num_threads(1)
+    if form.plain:
+        return baseline(pair, form)
+    keep_freed_memory()
+    return ours(pair, form)
 
 
 def peak() -> float:
@@ -186,46 +195,50 @@ def peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def memory(pair: str, form: str) -> float:
-    """MiB above what the process holds before its networks, after two steps, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", pair, form]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def work(name: str, form: str, line: Connection) -> None:
+    """Take a step whenever asked and answer with its CPU seconds and the memory held since the start."""
+    before = peak()
+    step = built(PAIRS[name], FORMS[form])
+    while line.recv():
+        start = time.process_time()
+        step()
+        line.send((time.process_time() - start, peak() - before))
 
 
-def table(name: str) -> None:
-    pair = PAIRS[name]
-    heights = f"{pair.crop[0]}x{pair.crop[1]}, {pair.batch} images"
-    print(f"\n{name}: {heights}, recipe {RECIPE}")
+def asked(line: Connection) -> tuple[float, float]:
+    line.send(True)
+    found: tuple[float, float] = line.recv()
+    return found
+
+
+def table(name: str, forms: list[str]) -> None:
+    pair, context = PAIRS[name], multiprocessing.get_context("fork")
+    print(f"\n{name}: {pair.crop[0]}x{pair.crop[1]}, {pair.batch} images, recipe {RECIPE}")
     print(f"{'':<24}{'CPU s':>8}{'ratio':>8}{'img/s':>8}{'MiB':>8}")
-    steps = {form: built(pair, settings) for form, settings in FORMS.items()}
-    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
-    for turn in range(pair.turns + 1):
-        for form, step in steps.items():
-            took = timed(step)
-            if turn:
-                seconds[form].append(took)
-    steps.clear()
-    medians = {form: statistics.median(values) for form, values in seconds.items()}
-    for form, median in medians.items():
-        ratio = f"{medians['baseline'] / median:>7.2f}x"
-        print(
-            f"{form:<24}{median:>8.3f}{ratio}{pair.batch / median:>8.2f}{memory(name, form):>8.0f}",
-            flush=True,
-        )
+    lines: dict[str, Connection] = {}
+    for form in forms:
+        lines[form], theirs = context.Pipe()
+        context.Process(target=work, args=(name, form, theirs), daemon=True).start()
+    for _ in range(WARM_UP):
+        for line in lines.values():
+            asked(line)
+    found: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+    for _ in range(pair.turns):
+        for form, line in lines.items():
+            found[form].append(asked(line))
+    first = statistics.median(seconds for seconds, _ in found[forms[0]])
+    for form, measured in found.items():
+        lines[form].send(False)
+        median, held = statistics.median(seconds for seconds, _ in measured), measured[-1][1]
+        print(f"{form:<24}{median:>8.3f}{first / median:>7.2f}x{pair.batch / median:>8.2f}{held:>8.0f}")
 
 
 def main(given: list[str]) -> None:
-    torch.set_num_threads(1)
-    if given[:1] == ["--memory"]:
-        before, step = peak(), built(PAIRS[given[1]], FORMS[given[2]])
-        step()
-        step()
-        print(peak() - before)
-        return
     bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     print(f"{machine()}; bf16 in hardware: {bf16}")
-    for name in given or PAIRS:
-        table(name)
+    forms = [form for form, settings in FORMS.items() if not settings.compiled or "compiled" in given]
+    for name in [each for each in given if each != "compiled"] or PAIRS:
+        table(name, forms)
     print(machine())
 
 

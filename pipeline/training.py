@@ -30,6 +30,7 @@ from afdcd.training.checkpoint import RunFolder, run_key
 from afdcd.training.curve import write_curve
 from afdcd.training.distributed import World, join
 from afdcd.training.loop import Outcome, Plan, Training
+from afdcd.training.memory import keep_freed_memory
 from afdcd.training.ownership import own
 from afdcd.training.progress import progress
 from afdcd.training.stopping import listening
@@ -131,6 +132,8 @@ def session(runtime: RuntimeConfig) -> Iterator[World]:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(count_threads(runtime, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     with join(runtime.device) as world:
+        if world.device.type == "cpu":
+            keep_freed_memory()
         yield world
 
 

@@ -31,7 +31,7 @@ from afdcd.training.checkpoint import (
 from afdcd.training.compiling import compile_errors, compile_networks, uncompiled
 from afdcd.training.curve import Row, row
 from afdcd.training.distributed import World
-from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr
+from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr, step
 from afdcd.training.progress import Progress
 from afdcd.training.randomness import reseed
 from afdcd.training.rehearsal import memory_errors, rehearse, share_of
@@ -171,7 +171,7 @@ class Training:
                     found["loss"].backward()  # type: ignore[no-untyped-call]
                 terms = {name: terms.get(name, 0.0) + value.detach() for name, value in found.items()}
         clip_adapters(self._adapters, optimiser.clip_adapters)
-        self._optimiser.step()
+        step(self._optimiser)
         if self._average is not None:
             self._average.update(iteration)
         self._watch.add(iteration, terms)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from afdcd.config import OptimiserConfig
 from afdcd.losses.method import ParamGroup
@@ -78,6 +79,56 @@ def set_lr(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Give every group `rate` times its own factor."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_factor"]
+
+
+def step(optimiser: torch.optim.Optimizer) -> None:
+    """One update; channels-last parameters are shown to the optimiser as the plain arrays that they are.
+
+    On a CPU torch's fused SGD copies every channels-last gradient, which takes five times as long as the
+    update.
+    """
+    with _plain_layout(optimiser):
+        optimiser.step()
+
+
+@contextmanager
+def _plain_layout(optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Turn channels-last parameters, gradients and state (B, C, H, W) into (B, H, W, C), and back."""
+    turned: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None or parameter.is_cuda:
+                continue
+            data, slope = parameter.data, _like(parameter.grad, parameter)
+            if data.is_contiguous():
+                parameter.grad = slope
+                continue
+            turned.append((parameter, data, slope))
+            parameter.grad, parameter.data = None, data.movedim(1, -1)
+            parameter.grad = slope.movedim(1, -1)
+            _turn(optimiser.state[parameter], data.shape, 1, -1)
+    try:
+        yield
+    finally:
+        for parameter, data, slope in turned:
+            shape = parameter.shape
+            parameter.grad, parameter.data = None, data
+            parameter.grad = slope
+            _turn(optimiser.state[parameter], shape, -1, 1)
+
+
+def _like(slope: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient laid out as its parameter: torch's fused optimisers mix up the places of others, silently."""
+    plain = parameter.is_contiguous() and slope.is_contiguous()
+    if plain or slope.stride() == parameter.stride():
+        return slope
+    return torch.empty_like(parameter).copy_(slope)
+
+
+def _turn(state: dict[str, Any], shape: torch.Size, source: int, target: int) -> None:
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == shape:
+            state[name] = value.movedim(source, target)
 
 
 def clip_adapters(adapters: Sequence[nn.Parameter], limit: float | None) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from afdcd.losses.method import Adam, ParamGroup
 from afdcd.training.checkpoint import load_optimiser, optimiser_tensors
-from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr
+from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr, step
 
 
 def parameter(*values: float) -> nn.Parameter:
@@ -96,3 +96,29 @@ def test_no_clip_without_a_limit_or_below_it() -> None:
     clip_adapters([adapter], None)
     clip_adapters([adapter], 5.0)
     assert adapter.grad.item() == 3
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_step_does_not_depend_on_how_memory_is_laid_out(name: str, layout: torch.memory_format) -> None:
+    """Gradients in either layout; parameters, gradients and state come back as they were."""
+    config = tiny.schedule({"name": name}).optimiser
+    torch.manual_seed(0)
+    start, plain = torch.randn(6, 4, 3, 3), nn.Parameter(torch.empty(6, 4, 3, 3))
+    plain.data = start.clone()
+    ours = nn.Parameter(start.clone(memory_format=layout))
+    optimisers = [build_optimiser(config, [ParamGroup([weight])]) for weight in (plain, ours)]
+    for slopes in (torch.contiguous_format, torch.channels_last, layout):
+        values = torch.randn(6, 4, 3, 3)
+        plain.grad, given = values.clone(), values.clone(memory_format=slopes)
+        ours.grad, address = given, ours.data_ptr()
+        optimisers[0].step()
+        step(optimisers[1])
+        assert ours.equal(plain)
+        assert ours.data_ptr() == address and ours.is_contiguous(memory_format=layout)
+        assert ours.grad is not None and ours.grad.equal(values)
+        assert (ours.grad.data_ptr() == given.data_ptr()) is (slopes == layout)
+        state = [optimiser.state[weight] for optimiser, weight in zip(optimisers, (plain, ours), strict=True)]
+        buffers = [key for key, value in state[0].items() if value.dim()]
+        assert buffers and all(state[1][key].equal(state[0][key]) for key in buffers)
+        assert all(state[1][key].is_contiguous(memory_format=layout) for key in buffers)
