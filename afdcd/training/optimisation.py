@@ -118,7 +118,7 @@ def _plain_layout(optimiser: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def _like(slope: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient laid out as its parameter: torch's fused optimisers mix up the places of others, silently."""
+    """A gradient laid out as its parameter: torch's fused optimisers mix up others' places, silently."""
     plain = parameter.is_contiguous() and slope.is_contiguous()
     if plain or slope.stride() == parameter.stride():
         return slope
