@@ -24,11 +24,10 @@ def differences(outcome: Outcome) -> str:
             axes[i].set_title(f"at {TITLES[arm]}", fontsize=9, color=INK)
             axes[i].set_yticks(range(count), outcome.study.recipes if i == 0 else [""] * count, color=INK)
             axes[i].set_ylim(count - 0.4, -0.6)
-        low, high = min(a.get_xlim()[0] for a in axes), max(a.get_xlim()[1] for a in axes)
-        for each in axes:
-            each.set_xlim(low, high)
         made.supxlabel(
-            "points of mIoU above the student alone (95 % interval; small dots: seeds)", fontsize=9
+            "points of mIoU above the student alone (95 % interval; small dots: seeds); "
+            "each panel has its own scale",
+            fontsize=9,
         )
         return to_svg(made)
 

@@ -81,7 +81,8 @@ def _exclusions(found: dict[str, Interval]) -> str:
         below
     )
     rest = len(found) - len(above) - len(below)
-    return f"The interval lies {' and '.join(parts)}; it holds zero for the other {rest}."
+    others = f"; it holds zero for the other {rest}" if rest else ""
+    return f"The interval lies {' and '.join(parts)}{others}."
 
 
 def joined(names: Sequence[str]) -> str:
