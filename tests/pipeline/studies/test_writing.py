@@ -56,7 +56,7 @@ def test_nothing_is_claimed_where_no_interval_excludes_zero(made_up: MakeUp) -> 
 def test_a_loss_is_told_as_one(made_up: MakeUp) -> None:
     scores = {"alone": {0: 50.0, 1: 52.0}, "kd": {0: 45.0, 1: 47.01}, "idd": {0: 45.0, 1: 47.02}}
     said = words.verdict(made_up("smoke", scores, STEP).arms["equal_iterations"])
-    assert "lies below zero for kd and idd; it holds zero for the other 0." in said
+    assert "lies below zero for kd and idd. Without" in said
 
 
 def test_an_unfinished_study_says_so(made_up: MakeUp, small: Outcome) -> None:
