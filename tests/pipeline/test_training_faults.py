@@ -106,6 +106,8 @@ run_stage(train_student.main)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_training_goes_on_from_it(params: dict[str, Any]) -> None:
+    params["runtime"]["cache_gb"] = 0.0  # decoded images would take the room first
+    tiny.write_params(Path(), params)
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, "tiny", "0"], capture_output=True, text=True, timeout=240
     )

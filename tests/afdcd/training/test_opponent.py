@@ -57,8 +57,9 @@ def test_both_networks_and_adapters_are_trained_and_the_teacher_is_not(workshop:
     workshop.training(task).run(StopRequest())
     after = dict(task.learner.named_parameters())
     still = {name for name in before if before[name].equal(after[name])}
-    # Crops this small leave the attention one position, and nothing to choose from.
-    assert all(".query." in name or ".key." in name for name in still)
+    # Crops this small leave the attention one position, and nothing to choose from. Its values pass a gate
+    # that starts at zero: a bias there may stay within half a rounding step.
+    assert all(".query." in name or ".key." in name or name.endswith(".value.bias") for name in still)
     assert all(value.equal(teacher[name]) for name, value in task._teacher.state_dict().items())
     assert not any("objective" in name for name in task.student.deployed().state_dict())
 

@@ -47,9 +47,9 @@ def test_no_compiler_is_an_error_that_names_the_remedy(monkeypatch: pytest.Monke
         compiled(*pair(), SETTING)
 
 
-def test_a_compiler_is_one_that_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_is_one_that_can_be_found() -> None:
     for name, expected in (("/no/such/g++", False), ("sh", True), (None, False)):
         kernels.has_compiler.cache_clear()
-        monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, name))
-        assert kernels.has_compiler() is expected
+        with torch._inductor.config.patch({"cpp.cxx": (None, name)}):
+            assert kernels.has_compiler() is expected
     kernels.has_compiler.cache_clear()
