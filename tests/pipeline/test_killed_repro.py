@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from clone import Clone
 
 SETTINGS = (
@@ -71,6 +72,7 @@ def killed(clone: Clone, who: Callable[[int, int], int]) -> str:
     return printed
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_repro_ends_with_the_weights_of_an_unbroken_run(tmp_path: Path) -> None:
     unbroken, broken = make(tmp_path / "unbroken"), make(tmp_path / "broken")
     unbroken.repro("train_teacher")

@@ -149,6 +149,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", range(2))
 def test_additive_terms_give_the_gradients_of_one_process(folder: Path, rank: int) -> None:
     alone = gradients(ALONE, Manifest.load(folder / "prepared"), folder / "alone")
@@ -162,6 +163,7 @@ def test_additive_terms_give_the_gradients_of_one_process(folder: Path, rank: in
         assert (found[name] - gradient).abs().max() <= 1e-6 * max(1, gradient.abs().max()), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", VAL)
 def test_an_odd_number_of_images_is_counted_once_each(folder: Path, images: int) -> None:
     alone = counted(ALONE, images)
