@@ -51,7 +51,6 @@ assert not run(student.detach(), teacher, setting).requires_grad
 """
 
 
-@pytest.mark.slow
 def test_the_kernel_is_the_dense_form_in_the_interpreter() -> None:
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
