@@ -230,3 +230,11 @@ def test_triton_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"runtime.contrast: triton is not installed here"):
         contrast(student, teacher, SETTING, "triton")
+
+
+def test_the_gradient_takes_the_factor_from_outside() -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    (once,) = torch.autograd.grad(chunked(student, teacher, SETTING), student)
+    (thrice,) = torch.autograd.grad(3 * chunked(student, teacher, SETTING), student)
+    torch.testing.assert_close(thrice, 3 * once)
