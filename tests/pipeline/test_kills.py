@@ -47,16 +47,29 @@ def test_killed_in_the_middle_it_goes_on_bit_for_bit_with_other_workers(taught: 
     assert not checkpoints()
 
 
-def test_sigterm_saves_and_says_so(params: dict[str, Any]) -> None:
+def test_sigterm_saves_at_once_and_the_next_run_goes_on(params: dict[str, Any]) -> None:
     params["train"]["schedule"] = tiny.SCHEDULE | {"iterations": 2000, "validate_every": 2000}
+    params["train"]["practice"] = tiny.PRACTICE | {"checkpoint_every": 2000}
     write(params)
+    saved = stopped(until="tiny_alone_0 ")
+    assert stopped(until=f"going on from iteration {saved} ") > saved
+
+
+def stopped(until: str) -> int:
+    """Train until a line is printed, then send SIGTERM; returns the iteration that was saved."""
     process = start("pipeline.train_student", "tiny", "0")
-    wait_for(lambda: checkpoints() or process.poll() is not None)
+    assert process.stdout is not None
+    printed = [process.stdout.readline()]
+    while until not in printed[-1]:
+        assert printed[-1], printed
+        printed.append(process.stdout.readline())
     process.terminate()
     told = output(process)
-    assert process.returncode == 1, told
-    assert "error: stopped as asked after iteration" in told and "Traceback" not in told
-    assert f"iteration {RunFolder.load(folder()).facts['iteration']} of" in told  # type: ignore[union-attr]
+    assert process.returncode == 1 and "Traceback" not in told, told
+    kept = folder().load()
+    assert kept is not None
+    assert f"error: stopped as asked after iteration {kept.facts['iteration']} of 2000" in told
+    return int(kept.facts["iteration"])
 
 
 def test_killing_the_launcher_ends_its_trainers(params: dict[str, Any]) -> None:
