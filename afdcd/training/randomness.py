@@ -13,5 +13,5 @@ def reseed(seed: int, iteration: int, rank: int) -> None:
     number = int.from_bytes(digest, "little") >> 1
     # torch.manual_seed formats the call stack for a GPU that no one uses: half a millisecond a step.
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(number)
