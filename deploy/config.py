@@ -57,13 +57,35 @@ class ExportConfig(Config):
     min_agreement: Share
 
 
+Calibration = Literal["minmax", "percentile", "entropy"]
+
+
+class KeepFloat(Config):
+    """The most sensitive layers that INT8 may leave in float.
+
+    Attributes:
+        layers: at most so many.
+        macs: at most this share of the multiply-accumulates of all layers, in sum.
+    """
+
+    layers: Count
+    macs: Share
+
+
 class QuantizeConfig(Config):
-    """Static INT8 quantisation: calibration images come from training, candidates are judged on val."""
+    """Static INT8 quantisation: calibration images come from training, candidates are judged on val.
+
+    Attributes:
+        keep_float: each calibration is tried with so many layers in float too; null tries it without alone.
+        weight_bits: of weights for ONNX Runtime on a CPU; auto is 8, and 7 too where sums of 8 saturate.
+    """
 
     calibration_images: Count
     val_images: Count
-    candidates: Annotated[list[Literal["minmax", "percentile", "entropy"]], Field(min_length=1)]
+    candidates: Annotated[list[Calibration], Field(min_length=1)]
     percentile: Annotated[float, Field(gt=50, le=100)]
+    keep_float: KeepFloat | None
+    weight_bits: Annotated[list[Literal[7, 8]], Field(min_length=1)] | Literal["auto"]
 
 
 class BenchmarkConfig(Config):

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ def instructions() -> list[str]:
     """Those of `FLAGS` that this CPU has."""
     found: list[str] = _cpu()["instructions"]
     return found
+
+
+def int8_sums_saturate() -> bool:
+    """Whether products of unsigned and signed bytes are added up in 16 bits here: x86 without VNNI.
+
+    Two products of 8 bits do not fit there and are cut off; with weights of 7 bits they fit.
+    """
+    return int8_saturates(instructions())
+
+
+def int8_saturates(found: Iterable[str]) -> bool:
+    """The same for a list of instruction sets."""
+    has = set(found)
+    return "avx2" in has and not has & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
 def _cpu() -> dict[str, Any]:

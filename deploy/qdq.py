@@ -1,4 +1,8 @@
-"""INT8 for ONNX Runtime on a CPU: static Q/DQ nodes, uint8 activations, int8 weights a channel.
+"""INT8 by static Q/DQ nodes, with int8 weights a channel, in two schemes.
+
+`U8S8` is for ONNX Runtime's CPU kernels: uint8 activations with a zero point, biases in int32. `S8S8` is for
+TensorRT: int8 activations without one, biases in float, and nodes only where TensorRT fuses them: before
+convolutions and on the skip branch of additions.
 
 The maintained tool (`onnxruntime.quantization`) does the work. Its defaults are not ours in three points:
 `percentile` there makes ranges symmetric, which halves the steps that are left after a ReLU; `entropy` there
@@ -10,10 +14,11 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +30,43 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from deploy.graph import with_output
 from deploy.progress import track
 
-OPERATORS = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool")
-"""Quantised; the rest stays in float. Each of them made a narrow ResNet-18 or a MobileNetV2 at 96x192 faster
-(Clip, a ReLU6, by a quarter); ReduceMean and Expand did not. The final Resize and ArgMax decide classes."""
+
+class Scheme(NamedTuple):
+    """How values become integers.
+
+    Attributes:
+        operators: kinds that are quantised; the rest stays in float.
+        activations: their type.
+        options: of onnxruntime's quantiser, beside its defaults.
+        skips_only: of an addition's branches, whether the one that comes from a convolution stays in float.
+    """
+
+    operators: tuple[str, ...]
+    activations: QuantType
+    options: dict[str, Any]
+    skips_only: bool
+
+
+U8S8 = Scheme(("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool"), QuantType.QUInt8, {}, skips_only=False)
+"""Each of the operators made a narrow ResNet-18 or a MobileNetV2 at 96x192 faster (Clip, a ReLU6, by a
+quarter); ReduceMean and Expand did not. The final Resize and ArgMax decide classes."""
+
+_INPUTS_ONLY = ("Conv", "ConvTranspose", "Add")
+S8S8 = Scheme(
+    _INPUTS_ONLY,
+    QuantType.QInt8,
+    {
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": list(_INPUTS_ONLY),
+    },
+    skips_only=True,
+)
+"""TensorRT moves Q nodes up through what lies between (ReLU, pooling, concatenation) by itself."""
+
+SCHEMES: dict[str, Scheme] = {"u8s8_per_channel": U8S8, "s8s8_symmetric": S8S8}
+"""Preset -> scheme."""
 
 _BINS = 2048
 _CHUNK = 4
@@ -51,6 +90,7 @@ def ranges(
     method: str,
     percentile: float,
     what: str,
+    scheme: Scheme = U8S8,
 ) -> Any:
     """Value ranges of all tensors that will be quantised, seen on `images` (N, H, W, 3).
 
@@ -60,6 +100,7 @@ def ranges(
         method: minmax, percentile or entropy.
         percentile: share of values inside the range, 50..100; for `percentile` only.
         what: its name in the progress bar.
+        scheme: whose operators' tensors are looked at.
     """
     kind, options = {
         "minmax": (CalibrationMethod.MinMax, {}),
@@ -74,7 +115,7 @@ def ranges(
         onnx.save(model, path)
         augmented = str(Path(folder) / "augmented.onnx")
         calibrator = create_calibrator(
-            path, list(OPERATORS), augmented, calibrate_method=kind, extra_options=options
+            path, list(scheme.operators), augmented, calibrate_method=kind, extra_options=options
         )
         starts = range(0, len(images), _CHUNK)
         for start in track(starts, what, len(starts)):
@@ -82,23 +123,64 @@ def ranges(
         return calibrator.compute_data()
 
 
-def insert(model: onnx.ModelProto, tensor_ranges: Any) -> onnx.ModelProto:
-    """The graph with Q/DQ nodes at the given ranges."""
+def insert(
+    model: onnx.ModelProto,
+    tensor_ranges: Any,
+    scheme: Scheme = U8S8,
+    *,
+    keep: Iterable[str] = (),
+    weight_bits: int = 8,
+) -> onnx.ModelProto:
+    """The graph with Q/DQ nodes at the given ranges.
+
+    Args:
+        model: the float graph.
+        tensor_ranges: what `ranges` gave for the same scheme.
+        scheme: how values become integers.
+        keep: names of nodes that stay in float.
+        weight_bits: 7 or 8 that weights use of theirs.
+    """
     quantizer = QDQQuantizer(
         model=onnx.shape_inference.infer_shapes(model),
         per_channel=True,
-        reduce_range=False,
+        reduce_range=weight_bits == 7,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
+        activation_qType=scheme.activations,
         tensors_range=tensor_ranges,
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(OPERATORS),
-        extra_options={},
+        nodes_to_exclude=list(keep),
+        op_types_to_quantize=list(scheme.operators),
+        extra_options=scheme.options,
     )
     quantizer.quantize_model()
     quantised: onnx.ModelProto = quantizer.model.model
+    if scheme.skips_only:
+        _free_convolutions(quantised.graph)
     return quantised
+
+
+def _free_convolutions(graph: onnx.GraphProto) -> None:
+    """Drop the Q/DQ pair between a convolution and an addition, on one branch of each, in place.
+
+    TensorRT fuses convolution, addition and ReLU into one kernel if only the other branch is quantised.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    users = Counter(name for node in graph.node for name in node.input)
+    dropped: list[onnx.NodeProto] = []
+    for addition in (node for node in graph.node if node.op_type == "Add"):
+        for place, name in enumerate(addition.input):
+            back = makers.get(name)
+            into = makers.get(back.input[0]) if back is not None else None
+            if back is None or into is None or into.op_type != "QuantizeLinear":
+                continue
+            source = makers.get(into.input[0])
+            alone = users[name] == users[into.output[0]] == users[into.input[0]] == 1
+            if alone and source is not None and source.op_type == "Conv":
+                addition.input[place] = into.input[0]
+                dropped += [into, back]
+                break
+    for node in dropped:
+        graph.node.remove(node)
 
 
 def flatten_normalisation(model: onnx.ModelProto) -> onnx.ModelProto:

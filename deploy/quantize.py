@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from afdcd.errors import UserError
-from afdcd.geometry import fit
-from deploy import graph, qdq
-from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract, Pixels
-from deploy.config import Config, Precision, QuantizeConfig
-from deploy.evaluate import Evaluation, Sample, evaluate
-from deploy.parity import compare
-from deploy.presets import PRESETS
-from deploy.progress import track
-from deploy.sessions import Session, open_backend
+from deploy import graph, hardware, precision, qdq, sensitivity
+from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract
+from deploy.config import Calibration, Config, Precision, QuantizeConfig
+from deploy.evaluate import Sample
+from deploy.judge import Judge
+from deploy.presets import CALIBRATED, PRESETS
+from deploy.sensitivity import Layer
 
 Files = dict[str, bytes]
 
-_COMPARED = 8
-"""Val images whose logits are compared; class maps are compared on all."""
-
 
 class Candidate(Config):
-    """One way to calibrate, and what it costs on val against the float graph.
+    """One way to quantise, and what it costs on val against the float graph.
 
     Attributes:
+        kept: layers that it leaves in float.
+        weight_bits: that weights use of their 8.
         miou: on val, 0..1.
         agreement: share of val pixels with the float graph's class.
         sqnr_db: power of the float logits over that of the difference, dB; None when there is none.
     """
 
     name: str
+    kept: list[str] = []
+    weight_bits: int = 8
     miou: float
     agreement: float
     sqnr_db: float | None
@@ -49,8 +49,12 @@ class Quantisation(Config):
         preset: "none" where the exported graph is used as it is.
         chosen: name of the candidate that was best on val.
         float_miou: of the float graph on the same val images.
+        judged_on: the backend that ran the candidates on val; TensorRT's graphs run in ONNX Runtime for it.
         calibration_sha256: of the calibration images at input size.
         operators: the kinds that were quantised.
+        layers: every layer's sensitivity at the chosen calibration, the most sensitive first; empty where no
+            layer may stay in float.
+        kept: the layers that stay in float.
     """
 
     precision: str
@@ -58,10 +62,13 @@ class Quantisation(Config):
     chosen: str | None
     candidates: list[Candidate]
     float_miou: float | None
+    judged_on: str | None = None
     val_images: int
     calibration_images: int
     calibration_sha256: str | None
     operators: list[str]
+    layers: list[Layer] = []
+    kept: list[str] = []
 
 
 class Typed(NamedTuple):
@@ -74,18 +81,16 @@ class Typed(NamedTuple):
 def unchanged(exported: Mapping[str, bytes], backend: str, precision: Precision = "fp32") -> Typed:
     """The exported files that a backend runs in that precision without a change, byte for byte."""
     names = (PROGRAM,) if backend.startswith("pytorch") else (CLASS_MAP, LOGITS)
-    record = Quantisation(
-        precision=precision,
-        preset=PRESETS[backend, precision],
-        chosen=None,
-        candidates=[],
-        float_miou=None,
-        val_images=0,
-        calibration_images=0,
-        calibration_sha256=None,
-        operators=[],
-    )
-    return Typed({name: exported[name] for name in names}, record)
+    return Typed({name: exported[name] for name in names}, _without_images(backend, precision))
+
+
+def narrowed(exported: Mapping[str, bytes], backend: str, kind: precision.Narrow) -> Typed:
+    """Both twins with fp16 or bf16 written into the graph.
+
+    Raises:
+        UserError: a weight does not fit.
+    """
+    return Typed(precision.variant(exported, kind), _without_images(backend, kind))
 
 
 def quantize(
@@ -96,11 +101,13 @@ def quantize(
     validation: Sequence[Sample],
     settings: QuantizeConfig,
     threads: int,
+    backend: str = "onnxruntime",
 ) -> Typed:
-    """INT8 for ONNX Runtime: calibrate each candidate, judge it on val, keep the best.
+    """INT8: each calibration, with and without the most sensitive layers in float; the best on val is kept.
 
-    The best has the highest mIoU in tenths of a point, then the highest agreement with the float graph. Both
-    twins come from one quantised graph, so that their scales are the same.
+    The best has the highest mIoU in tenths of a point; among equals the fewest layers in float, since these
+    cost time; then the highest agreement with the float graph. Both twins come from one quantised graph, so
+    that their scales are the same.
 
     Args:
         exported: class_map.onnx and logits.onnx in float.
@@ -109,93 +116,187 @@ def quantize(
         validation: val images with labels, at their own sizes.
         settings: the candidates.
         threads: CPU threads for judging.
+        backend: what the graph is for.
 
     Raises:
-        UserError: no calibration images or no val images.
+        UserError: no calibration images or no val images, or no way leads to INT8 for the backend.
     """
     if not len(calibration) or not validation:
         raise UserError(
             f"{contract.model}: INT8 needs calibration images (got {len(calibration)}) and val images "
             f"(got {len(validation)}); see deploy.quantize in params.yaml and the splits of the data"
         )
-    model = qdq.flatten_normalisation(onnx.load_from_string(exported[CLASS_MAP]))
-    logits = onnx.load_from_string(exported[LOGITS]).graph.output[0]
-    judge = _Judge(contract, exported, validation, threads)
+    preset = PRESETS.get((backend, "int8"))
+    if preset not in CALIBRATED:
+        raise UserError(f"{contract.model}: no way leads to int8 for {backend} in this version")
+    for_openvino = preset == "nncf_mixed"
+    way: _Way = (_OpenVino if for_openvino else _QuantiseDequantise)(
+        exported, contract, calibration, settings, preset
+    )
+    judged_on = "openvino" if for_openvino else "onnxruntime"
+    judge = Judge(contract, exported, validation, backend=judged_on, threads=threads)
     made: dict[str, Files] = {}
     scores: list[Candidate] = []
-    for name in settings.candidates:
-        ranges = qdq.ranges(
-            model,
-            calibration,
-            method=name,
-            percentile=settings.percentile,
-            what=f"{contract.model}: {name} calibration",
-        )
-        made[name] = _twins(qdq.insert(model, ranges), logits)
-        scores.append(judge(name, made[name]))
-    best = max(scores, key=lambda candidate: (round(candidate.miou, 3), candidate.agreement))
+    layers: dict[str, list[Layer]] = {}
+    for method in settings.candidates:
+        found = way.layers(method, threads) if settings.keep_float else []
+        kept = sensitivity.most_sensitive(found, settings.keep_float) if settings.keep_float else []
+        for bits, left in product(way.weight_bits, ([], kept) if kept else ([],)):
+            name = _name(method, bits, left)
+            made[name], layers[name] = way.files(method, left, bits), found
+            cost = judge(name, made[name])
+            scores.append(Candidate(name=name, kept=left, weight_bits=bits, **cost._asdict()))
+    best = max(scores, key=lambda score: (round(score.miou, 3), -len(score.kept), score.agreement))
     record = Quantisation(
         precision="int8",
-        preset=PRESETS["onnxruntime", "int8"],
+        preset=preset,
         chosen=best.name,
         candidates=scores,
         float_miou=judge.float_miou,
+        judged_on=judged_on,
         val_images=len(validation),
         calibration_images=len(calibration),
         calibration_sha256=hashlib.sha256(calibration.tobytes()).hexdigest(),
-        operators=list(qdq.OPERATORS),
+        operators=way.operators(),
+        layers=layers[best.name],
+        kept=best.kept,
     )
     return Typed(made[best.name], record)
 
 
-def _twins(model: onnx.ModelProto, logits: onnx.ValueInfoProto) -> Files:
-    """Both files of one quantised graph: its class map, and the logits that lie before the argmax."""
-    clean = graph.canonical(model)
-    return {
-        CLASS_MAP: graph.to_bytes(graph.with_output(clean, clean.graph.output[0])),
-        LOGITS: graph.to_bytes(graph.with_output(clean, logits)),
-    }
+def _name(method: Calibration, weight_bits: int, kept: Sequence[str]) -> str:
+    """A candidate for people: `minmax`, `minmax, 7-bit weights, 3 in float`."""
+    parts = ["7-bit weights"] * (weight_bits == 7) + [f"{len(kept)} in float"] * bool(kept)
+    return ", ".join([method, *parts])
 
 
-class _Judge:
-    """Scores graphs on val against the float graph, whose own score and class maps are made once."""
+def _without_images(backend: str, precision: Precision) -> Quantisation:
+    return Quantisation(
+        precision=precision,
+        preset=PRESETS[backend, precision],
+        chosen=None,
+        candidates=[],
+        float_miou=None,
+        val_images=0,
+        calibration_images=0,
+        calibration_sha256=None,
+        operators=[],
+    )
+
+
+class _Way(Protocol):
+    """A quantiser with the graph and the images that it was given.
+
+    Attributes:
+        weight_bits: to be tried.
+    """
+
+    weight_bits: Sequence[int]
+
+    def layers(self, method: Calibration, threads: int) -> list[Layer]:
+        """The layers, the most sensitive first."""
+        ...
+
+    def files(self, method: Calibration, keep: Sequence[str], weight_bits: int) -> Files:
+        """Both twins, with the named layers in float."""
+        ...
+
+    def operators(self) -> list[str]:
+        """Kinds that were quantised."""
+        ...
+
+
+class _QuantiseDequantise:
+    """onnxruntime's quantiser."""
 
     def __init__(
-        self, contract: Contract, exported: Mapping[str, bytes], validation: Sequence[Sample], threads: int
+        self,
+        exported: Mapping[str, bytes],
+        contract: Contract,
+        images: npt.NDArray[np.uint8],
+        settings: QuantizeConfig,
+        preset: str,
     ) -> None:
-        self._contract = contract
-        self._validation = validation
-        self._threads = threads
-        self._float = self._open(exported)
-        scored = self._evaluate(self._float, "float", None)
-        self._maps = scored.maps
-        self.float_miou = scored.score.miou
+        self._scheme = qdq.SCHEMES[preset]
+        model = onnx.load_from_string(exported[CLASS_MAP])
+        self._model = qdq.flatten_normalisation(model) if self._scheme is qdq.U8S8 else model
+        self._logits = onnx.load_from_string(exported[LOGITS]).graph.output[0]
+        self._name, self._images, self._percentile = contract.model, images, settings.percentile
+        self._ranges: dict[str, Any] = {}
+        self.weight_bits: Sequence[int] = (8,)
+        if self._scheme is qdq.U8S8:
+            both = (8, 7) if hardware.int8_sums_saturate() else (8,)
+            self.weight_bits = both if settings.weight_bits == "auto" else settings.weight_bits
 
-    def __call__(self, name: str, files: Files) -> Candidate:
-        """The candidate's cost on val."""
-        geometry = self._contract.geometry
-        part = [
-            fit(sample.image, geometry.size, geometry.fit).image for sample in self._validation[:_COMPARED]
-        ]
-        with self._open(files) as session:
-            score = self._evaluate(session, name, self._maps).score
-            parity = compare(self._float, session, np.stack(part))
-        assert score.agreement is not None  # a reference was given
-        return Candidate(name=name, miou=score.miou, agreement=score.agreement, sqnr_db=parity.sqnr_db)
+    def layers(self, method: Calibration, threads: int) -> list[Layer]:
+        """The layers, the most sensitive first."""
+        quantised = qdq.insert(self._model, self._seen(method), self._scheme)
+        return sensitivity.measure(self._model, quantised, self._images, threads=threads)
 
-    def _open(self, files: Mapping[str, bytes]) -> Session:
-        return open_backend("onnxruntime", self._contract, files.__getitem__, threads=self._threads)
-
-    def _evaluate(self, session: Session, name: str, reference: dict[str, Pixels] | None) -> Evaluation:
-        contract = self._contract
-        count = len(self._validation)
-        return evaluate(
-            session,
-            track(self._validation, f"{contract.model}: {name} on val", count),
-            classes=contract.classes,
-            ignore_index=contract.ignore_index,
-            size=contract.geometry.size,
-            mode=contract.geometry.fit,
-            reference=reference,
-            gallery=count,
+    def files(self, method: Calibration, keep: Sequence[str], weight_bits: int) -> Files:
+        """The quantised graph's class map, and the logits that lie before the argmax."""
+        quantised = qdq.insert(
+            self._model, self._seen(method), self._scheme, keep=keep, weight_bits=weight_bits
         )
+        model = graph.canonical(quantised)
+        outputs = {CLASS_MAP: model.graph.output[0], LOGITS: self._logits}
+        return {name: graph.to_bytes(graph.with_output(model, output)) for name, output in outputs.items()}
+
+    def operators(self) -> list[str]:
+        """Kinds that were quantised."""
+        return list(self._scheme.operators)
+
+    def _seen(self, method: Calibration) -> Any:
+        """Ranges of all tensors; they are collected once a method."""
+        if method not in self._ranges:
+            self._ranges[method] = qdq.ranges(
+                self._model,
+                self._images,
+                method=method,
+                percentile=self._percentile,
+                what=f"{self._name}: {method} calibration",
+                scheme=self._scheme,
+            )
+        return self._ranges[method]
+
+
+class _OpenVino:
+    """NNCF; layers are ranked by onnxruntime's quantiser, whose integers are of the same kinds."""
+
+    weight_bits: Sequence[int] = (8,)
+
+    def __init__(
+        self,
+        exported: Mapping[str, bytes],
+        contract: Contract,
+        images: npt.NDArray[np.uint8],
+        settings: QuantizeConfig,
+        preset: str,
+    ) -> None:
+        self._ranking = _QuantiseDequantise(exported, contract, images, settings, "u8s8_per_channel")
+        self._content, self._logits = exported[CLASS_MAP], contract.logits
+        self._images, self._percentile = images, settings.percentile
+        self._operators: set[str] = set()
+
+    def layers(self, method: Calibration, threads: int) -> list[Layer]:
+        """The layers, the most sensitive first."""
+        return self._ranking.layers(method, threads)
+
+    def files(self, method: Calibration, keep: Sequence[str], weight_bits: int) -> Files:
+        """Both twins in OpenVINO's own format."""
+        from deploy.nncf_int8 import quantise  # takes PyTorch along, which nothing else here needs
+
+        made = quantise(
+            self._content,
+            self._images,
+            logits=self._logits,
+            method=method,
+            percentile=self._percentile,
+            keep=keep,
+        )
+        self._operators.update(made.operators)
+        return made.files
+
+    def operators(self) -> list[str]:
+        """Kinds that were quantised."""
+        return sorted(self._operators)

@@ -252,7 +252,9 @@ def _targets(params: Params) -> Iterator[str]:
                 "this version measures on this machine only: set where to here"
             )
         else:
-            yield from _refusal(check_target, name, spec) or _refusal(require_preset, name, spec)
+            yield from _refusal(check_target, name, spec) or _refusal(
+                require_preset, name, spec, params.deploy.quantize
+            )
 
 
 def _installed(package: str) -> bool:

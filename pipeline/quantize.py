@@ -19,9 +19,10 @@ from deploy.bundle import (
     read_contract,
     write_model,
 )
+from deploy.config import TargetConfig
 from deploy.evaluate import Sample
-from deploy.presets import needs_no_typing, require_preset
-from deploy.quantize import Typed, quantize, unchanged
+from deploy.presets import CALIBRATED, needs_no_typing, preset_of, require_preset
+from deploy.quantize import Typed, narrowed, quantize, unchanged
 from pipeline import paths
 from pipeline.cli import arguments, run
 from pipeline.params import DeployParams, load, named
@@ -36,14 +37,17 @@ def main(given: list[str]) -> None:
     target, model = arguments(given, "TARGET", "MODEL")
     deploy = load().deploy
     spec = named(deploy.specs, target, "target")
-    require_preset(target, spec)
+    require_preset(target, spec, deploy.quantize)
     source = paths.exported(model)
     contract = read_contract(source)
     exported = {name: checked_bytes(source / name, known) for name, known in contract.graphs.items()}
     if needs_no_typing(spec):
         typed = unchanged(exported, spec.backend, spec.precision)
+    elif preset_of(spec) in CALIBRATED:
+        typed = _int8(exported, contract, deploy, spec)
     else:
-        typed = _int8(exported, contract, deploy, spec.threads)
+        assert spec.precision in ("fp16", "bf16")  # what is left in the table of presets
+        typed = narrowed(exported, spec.backend, spec.precision)
     with atomic_folder(paths.typed(target, model)) as folder:
         for name, content in typed.files.items():
             (folder / name).write_bytes(content)
@@ -53,7 +57,7 @@ def main(given: list[str]) -> None:
     _report(target, model, typed)
 
 
-def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, threads: int) -> Typed:
+def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, spec: TargetConfig) -> Typed:
     manifest = Manifest.load(paths.PREPARED)
     found = evaluation_samples(manifest, "val", deploy.quantize.val_images)
     return quantize(
@@ -62,7 +66,8 @@ def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, 
         calibration=_calibration(manifest, contract, deploy.quantize.calibration_images, deploy.seed),
         validation=[Sample(entry.name, image, labels) for entry, image, labels in found],
         settings=deploy.quantize,
-        threads=threads,
+        threads=spec.threads,
+        backend=spec.backend,
     )
 
 
@@ -77,7 +82,8 @@ def _calibration(manifest: Manifest, contract: Contract, count: int, seed: int) 
 def _report(target: str, model: str, typed: Typed) -> None:
     record = typed.record
     if record.chosen is None:
-        print(f"{model} for {target}: the exported graph as it is")
+        done = "as it is" if record.preset == "none" else f"with {record.precision} written into it"
+        print(f"{model} for {target}: the exported graph {done}")
         return
     for candidate in record.candidates:
         mark = "chosen" if candidate.name == record.chosen else "      "
@@ -85,6 +91,8 @@ def _report(target: str, model: str, typed: Typed) -> None:
             f"{model} for {target}: {mark} {candidate.name}: val mIoU {100 * candidate.miou:.2f}, "
             f"agreement {candidate.agreement:.4f}"
         )
+    if record.kept:
+        print(f"{model} for {target}: in float stay {', '.join(record.kept)}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from little_net import LittleNet, PyramidNet, contract_of, picture, pictures, train_little
-from openvino_files import nncf_files
 
 from deploy.bundle import CONTRACT, PARITY, QUANTISATION, Range, write_model
 from deploy.config import Precision, QuantizeConfig, TargetConfig
@@ -31,7 +30,12 @@ SPECS = {
     "pytorch_compiled_fp32": _spec("pytorch_compiled", "fp32"),
 }
 SETTINGS = QuantizeConfig(
-    calibration_images=8, val_images=6, candidates=["minmax", "percentile"], percentile=99.99
+    calibration_images=8,
+    val_images=6,
+    candidates=["minmax", "percentile"],
+    percentile=99.99,
+    keep_float=None,
+    weight_bits=[8],
 )
 
 
@@ -55,34 +59,41 @@ def dynamic() -> Exported:
 
 
 @pytest.fixture(scope="session")
-def int8(exported: Exported) -> Typed:
-    return quantize(
-        exported.files,
-        exported.contract,
-        calibration=pictures(range(8)),
-        validation=[picture(number) for number in range(100, 106)],
-        settings=SETTINGS,
-        threads=1,
-    )
+def quantised(exported: Exported) -> Callable[..., Typed]:
+    """The network in INT8 for a backend, made once each; two calibrations for ONNX Runtime, else one."""
+    made: dict[str, Typed] = {}
+
+    def get(backend: str) -> Typed:
+        if backend not in made:
+            calibrations = SETTINGS.candidates[: 2 if backend == "onnxruntime" else 1]
+            made[backend] = quantize(
+                exported.files,
+                exported.contract,
+                calibration=pictures(range(8)),
+                validation=[picture(number) for number in range(100, 106)],
+                settings=SETTINGS.model_copy(update={"candidates": calibrations}),
+                threads=1,
+                backend=backend,
+            )
+        return made[backend]
+
+    return get
 
 
 @pytest.fixture(scope="session")
-def nncf_int8(exported: Exported) -> Typed:
-    """The same network in INT8 by OpenVINO's quantiser, in OpenVINO's format."""
-    record = unchanged(exported.files, "openvino").record.model_copy(update={"precision": "int8"})
-    feeds = [picture(number).image[None] for number in range(8)]
-    return Typed(nncf_files(exported.files, feeds), record)
+def int8(quantised: Callable[..., Typed]) -> Typed:
+    """For ONNX Runtime on a CPU."""
+    return quantised("onnxruntime")
 
 
 @pytest.fixture
-def typed(tmp_path: Path, exported: Exported, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+def typed(tmp_path: Path, exported: Exported, quantised: Callable[..., Typed]) -> Callable[[str], Path]:
     """Writes the typed folder of a target as the stage quantize does."""
 
     def write(target: str) -> Path:
         spec = SPECS[target]
         if spec.precision == "int8":
-            made: Typed = request.getfixturevalue("int8" if spec.backend == "onnxruntime" else "nncf_int8")
-            result = made
+            result = quantised(spec.backend)
         else:
             result = unchanged(exported.files, spec.backend, spec.precision)
         folder = tmp_path / "typed" / target

@@ -73,3 +73,18 @@ def test_the_description_is_stable_and_light() -> None:
     assert first["cpu"]["logical_cores"] >= 1 and "numpy" in first["versions"]
     code = "import sys, deploy.hardware as h; h.describe(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("instructions", "saturates"),
+    [
+        (["avx2", "fma"], True),
+        (["avx2", "avx512f"], True),
+        (["avx2", "avx512f", "avx512_vnni"], False),
+        (["avx2", "avx_vnni"], False),
+        (["asimd", "asimddp"], False),
+        ([], False),
+    ],
+)
+def test_which_processors_cut_off_sums_of_bytes(instructions: list[str], saturates: bool) -> None:
+    assert hardware.int8_saturates(instructions) == saturates

@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from little_net import contract_of
-from openvino_files import nncf_files
 from torch import nn
 
 from afdcd.config import ModelConfig
@@ -112,10 +111,15 @@ def _typed(family: Exported, backend: str, precision: Precision) -> Mapping[str,
     if precision != "int8":
         return unchanged(family.files, backend, precision).files
     images = _pictures(6)
-    if backend == "openvino":
-        return nncf_files(family.files, [image[None] for image in images])
     labels = np.zeros(SIZE, np.uint8)
-    settings = QuantizeConfig(calibration_images=6, val_images=1, candidates=["minmax"], percentile=99.99)
+    settings = QuantizeConfig(
+        calibration_images=6,
+        val_images=1,
+        candidates=["minmax"],
+        percentile=99.99,
+        keep_float=None,
+        weight_bits=[8],
+    )
     return quantize(
         family.files,
         family.contract,
@@ -123,6 +127,7 @@ def _typed(family: Exported, backend: str, precision: Precision) -> Mapping[str,
         validation=[Sample("one", images[0], labels)],
         settings=settings,
         threads=1,
+        backend=backend,
     ).files
 
 

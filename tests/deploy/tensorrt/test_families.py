@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from little_net import LittleNet, contract_of, pictures
+from little_net import LittleNet, contract_of
 from torch import nn
-from trt_quantised import symmetric
 
 from afdcd.config import ModelConfig
 from afdcd.models.segmenter import build_segmenter
 from deploy.bundle import CLASS_MAP, LOGITS, Geometry, Range
-from deploy.config import Precision
+from deploy.config import Precision, QuantizeConfig
+from deploy.evaluate import Sample
 from deploy.export import Exported, export
 from deploy.precision import variant
+from deploy.quantize import Typed, quantize
 from deploy.tensorrt.dry import dry_build
 
 pytest.importorskip("tensorrt_rtx")
@@ -70,7 +71,23 @@ def _typed(exported: Exported, precision: Precision) -> dict[str, bytes]:
         return {name: exported.files[name] for name in (CLASS_MAP, LOGITS)}
     if precision == "int8":
         images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
-        return {name: symmetric(exported.files[name], images) for name in (CLASS_MAP, LOGITS)}
+        settings = QuantizeConfig(
+            calibration_images=2,
+            val_images=1,
+            candidates=["minmax"],
+            percentile=99.99,
+            keep_float=None,
+            weight_bits=[8],
+        )
+        return quantize(
+            exported.files,
+            exported.contract,
+            calibration=images,
+            validation=[Sample("one", images[0], np.zeros(SIZE, np.uint8))],
+            settings=settings,
+            threads=1,
+            backend="tensorrt_rtx",
+        ).files
     return variant(exported.files, precision)
 
 
@@ -91,9 +108,10 @@ def test_every_family_builds(name: str, free: bool, precision: Precision, family
 
 
 @pytest.mark.xdist_group("little")
-def test_symmetric_int8_builds(exported: Exported) -> None:
-    content = symmetric(exported.files[CLASS_MAP], pictures(range(2)))
-    told = dry_build(content, CLASS_MAP, contract=exported.contract, precision="int8")
+@pytest.mark.parametrize("name", [CLASS_MAP, LOGITS])
+def test_symmetric_int8_builds(exported: Exported, quantised: Callable[..., Typed], name: str) -> None:
+    content = quantised("tensorrt_rtx").files[name]
+    told = dry_build(content, name, contract=exported.contract, precision="int8")
     assert told.plan_bytes > 10_000 and not told.warnings
 
 
