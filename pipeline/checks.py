@@ -19,6 +19,7 @@ from typing import Any
 from afdcd.config import ModelConfig, ScheduleConfig
 from afdcd.data.sources import SOURCES
 from afdcd.errors import UserError
+from afdcd.models.formats import FORMATS
 from afdcd.models.heads import HEADS
 from afdcd.models.names import check_backbone
 from afdcd.plugins import checked_options, nearest, require_known
@@ -141,6 +142,10 @@ def _networks(params: Params) -> Iterator[str]:
             yield f"{place}.head: {complaint}"
         if model.pretrained not in ("none", "imagenet") and not Path(model.pretrained).is_file():
             yield f"{place}.pretrained: {model.pretrained!r} is neither none, nor imagenet, nor a file here"
+    yield from (
+        f"teacher.format: {said}"
+        for said in _refusal(require_known, FORMATS, params.teacher.format, "format")
+    )
     checkpoint = params.teacher.checkpoint
     if checkpoint is not None and not Path(checkpoint).exists():
         yield f"teacher.checkpoint: {checkpoint!r} does not exist; give a path, or null to train the teacher"

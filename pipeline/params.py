@@ -28,10 +28,14 @@ Entry = TypeVar("Entry")
 
 
 class TeacherParams(Config):
-    """The network that teaches: trained by `schedule`, or imported from `checkpoint` when a path is given."""
+    """The network that teaches: trained by `schedule`, or imported from `checkpoint` when a path is given.
+
+    `format` says whose names the checkpoint has, one of `afdcd.models.formats.FORMATS`.
+    """
 
     seed: Seed
     checkpoint: str | None
+    format: str
     model: ModelConfig
     schedule: ScheduleConfig
 

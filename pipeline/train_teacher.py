@@ -33,7 +33,9 @@ def main(given: list[str]) -> None:
     if teacher.checkpoint is not None:
         with session(params.runtime) as world:
             manifest = Manifest.load(paths.PREPARED)
-            network = import_checkpoint(Path(teacher.checkpoint), teacher.model, manifest.info.classes)
+            network = import_checkpoint(
+                Path(teacher.checkpoint), teacher.model, manifest.info.classes, teacher.format
+            )
             miou = validation(job, manifest, world, bf16=False)(network.to(world.device))
             if world.leads:
                 facts = card(job, manifest, world, Outcome(0, miou, 0.0, []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import timm
@@ -27,7 +28,9 @@ class Backbone(nn.Module):
 
         Args:
             name: a timm architecture, for instance `resnet18`.
-            options: keywords of its constructor; lists become tuples.
+            options: keywords of its constructor; lists become tuples. One is not timm's:
+                `dilate_whole_stages` also dilates the first block of a stage that keeps its size, as
+                torchvision's MobileNets and segmentation-models-pytorch do and timm and ResNets do not.
             output_stride: 8, 16 or 32, the stride of the last stage.
 
         Raises:
@@ -35,7 +38,11 @@ class Backbone(nn.Module):
         """
         super().__init__()
         check_backbone(name, options)
-        self.network = _create(name, {key: _tuples(value) for key, value in options.items()}, output_stride)
+        given = {key: _tuples(value) for key, value in options.items()}
+        whole = given.pop("dilate_whole_stages", False)
+        self.network = _create(name, given, output_stride)
+        if whole:
+            _dilate_whole_stages(self.network)
         channels, strides = self.network.feature_info.channels(), self.network.feature_info.reduction()
         if strides[-1] != output_stride:
             raise UserError(
@@ -51,6 +58,23 @@ class Backbone(nn.Module):
         """Stages (B, C_i, h_i, w_i) of normalised images (B, 3, H, W), fine to coarse."""
         stages = self.network(images)[self.skipped :]
         return tuple(stage.permute(0, 3, 1, 2) if self.channels_last_axis else stage for stage in stages)
+
+
+_STAGE = re.compile(r"(?:layer|blocks\.|stages[._])\d+")
+
+
+def _dilate_whole_stages(network: nn.Module) -> None:
+    """Give every convolution of a stage the dilation of its last ones, and padding to match."""
+    stages: dict[str, list[nn.Conv2d]] = {}
+    for name, module in network.named_modules():
+        stage = _STAGE.match(name)
+        if stage and isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            stages.setdefault(stage[0], []).append(module)
+    for convolutions in stages.values():
+        rate = max(convolution.dilation[0] for convolution in convolutions)
+        for convolution in convolutions if rate > 1 else ():
+            convolution.dilation = (rate, rate)
+            convolution.padding = tuple(rate * (side // 2) for side in convolution.kernel_size)
 
 
 def _tuples(value: Any) -> Any:

@@ -22,6 +22,10 @@ RESERVED = frozenset(
 """Arguments of timm's constructors that a Segmenter sets itself."""
 
 
+OWN_OPTIONS = frozenset({"dilate_whole_stages"})
+"""Options of `afdcd.models.backbone.Backbone` itself, which stand among timm's."""
+
+
 @functools.cache
 def _sources() -> tuple[Mapping[str, Path], frozenset[str]]:
     """Where each architecture is registered, and all `architecture.weights` names."""
@@ -42,7 +46,8 @@ def _option_names(path: Path) -> frozenset[str]:
     """Every argument name in a module of timm: all that a backbone registered there may take."""
     nodes = ast.walk(ast.parse(path.read_bytes()))
     signatures = [node.args for node in nodes if isinstance(node, ast.FunctionDef)]
-    return frozenset(arg.arg for args in signatures for arg in (*args.args, *args.kwonlyargs)) - RESERVED
+    named = {arg.arg for args in signatures for arg in (*args.args, *args.kwonlyargs)}
+    return frozenset(named | OWN_OPTIONS) - RESERVED
 
 
 def check_backbone(name: str, options: Mapping[str, Any]) -> None:

@@ -46,6 +46,7 @@ class Segmenter(nn.Module):
     Attributes:
         config: what it was built from.
         channels: channel counts of its outputs.
+        stride: that of its logits and head features, in input pixels; finer than the last stage's with some.
         auxiliary: the training-only head on the second-to-last stage, or None.
     """
 
@@ -61,6 +62,7 @@ class Segmenter(nn.Module):
         self.backbone = Backbone(config.backbone, config.backbone_options, config.output_stride)
         stages = self.backbone.channels
         self.head = resolve(HEADS, config.head, "head")(stages, config)
+        self.stride: int = self.backbone.strides[self.head.stage]
         self.classifier = nn.Conv2d(config.head_channels, num_classes, 1)
         self.auxiliary = FCNHead(stages[-2], num_classes, config.dropout) if config.auxiliary else None
         self.channels = ChannelSpec(stages, config.head_channels, num_classes)
@@ -73,7 +75,7 @@ class Segmenter(nn.Module):
             stop: the last field that is needed; later ones are None.
 
         Returns:
-            Logits (B, K, h, w) at the output stride, the stages, the classifier's input, auxiliary logits.
+            Logits (B, K, h, w) at `stride`, the stages, the classifier's input, auxiliary logits.
         """
         features = self.backbone(self.normalise(images))
         if stop == "features":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pydantic
 from safetensors.torch import save
@@ -12,11 +13,17 @@ from torch import Tensor
 from afdcd.config import Config, ModelConfig
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, read_json, write_json
+from afdcd.models.formats.reading import read_foreign
 from afdcd.models.segmenter import Segmenter
 from afdcd.models.tensors import mismatches, read_tensors, shortened
 
 WEIGHTS = "weights.safetensors"
 CARD = "model.json"
+
+OWN = "afdcd"
+"""This project's own names among the formats of checkpoints."""
+
+COUNTER = "num_batches_tracked"
 
 ONLY_FOR_TRAINING = {"pretrained", "dropout", "projection_dropout"}
 """Settings of a network that a trained one does not depend on."""
@@ -72,18 +79,26 @@ def load_trained(folder: Path) -> tuple[Segmenter, ModelCard]:
     return model.eval(), card
 
 
-def import_checkpoint(path: Path, config: ModelConfig, classes: Sequence[str]) -> Segmenter:
+def import_checkpoint(path: Path, config: ModelConfig, classes: Sequence[str], form: str = OWN) -> Segmenter:
     """A teacher that somebody else trained, in eval mode on the CPU.
 
     Args:
-        path: a folder of `save_trained`, or a .safetensors/.pth state dict of a Segmenter.
+        path: a folder of `save_trained`, or a .safetensors/.pth state dict of a Segmenter or of `form`.
         config: the network it must be; where its own card differs, the checkpoint is refused.
         classes: the classes of the data; a folder must know the same in the same order, of a bare state
             dict only the number can be compared.
+        form: whose names a file's tensors have, one of `afdcd.models.formats.FORMATS`.
 
     Raises:
         UserError: other classes or another network, or the file is damaged or asks to run code.
     """
+    if form != OWN:
+        foreign = read_foreign(path, form)
+        _check_number(path, foreign.num_classes, len(classes))
+        _check_settings(path, form, foreign.settings, config)
+        model = Segmenter(config, len(classes))
+        _fill(model, foreign.tensors, path, remedy=_auxiliary_remedy(config, foreign.tensors))
+        return model.eval()
     if path.is_dir():
         card = _read_card(path)
         _check_number(path, card.num_classes, len(classes))
@@ -136,6 +151,22 @@ def _check_same_network(path: Path, found: ModelConfig, wanted: ModelConfig) -> 
             )
 
 
+def _check_settings(path: Path, form: str, told: dict[str, Any], config: ModelConfig) -> None:
+    """Refuse settings that change what the weights compute; the output stride alone is free, where it is."""
+    for key, value in told.items():
+        wanted = getattr(config, key)
+        if key == "auxiliary" or (key == "output_stride" and form == "smp") or wanted == value:
+            continue
+        raise UserError(
+            f"checkpoint {path} of format {form} has {key} {_words(value)}, the settings say "
+            f"{_words(wanted)}; python -m pipeline.import_teacher {path} {form} prints those that fit"
+        )
+
+
+def _words(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, Config) else value
+
+
 def _auxiliary_remedy(config: ModelConfig, tensors: dict[str, Tensor]) -> str:
     """What to set where weights and settings disagree about the training-only head."""
     present = any(name.startswith("auxiliary.") for name in tensors)
@@ -143,7 +174,12 @@ def _auxiliary_remedy(config: ModelConfig, tensors: dict[str, Tensor]) -> str:
 
 
 def _fill(model: Segmenter, tensors: dict[str, Tensor], path: Path, remedy: str = "") -> None:
-    wrong = mismatches(model.state_dict(), tensors, extra=True)
+    wanted = {
+        name: x for name, x in model.state_dict().items() if name in tensors or not name.endswith(COUNTER)
+    }
+    wrong = mismatches(wanted, tensors, extra=True)
     if wrong:
         raise UserError(f"the weights in {path} do not fit the network described: {shortened(wrong)}{remedy}")
-    model.load_state_dict(tensors)
+    # Batch counters are absent from some files and are used by no default momentum.
+    counters = {name: x for name, x in model.state_dict().items() if name.endswith(COUNTER)}
+    model.load_state_dict(counters | tensors)

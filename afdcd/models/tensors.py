@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from afdcd.errors import UserError
+
+SHOWN = 3
+"""How many mismatches a message tells."""
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which published checkpoints hold their state dict."""
@@ -69,11 +73,16 @@ def _only_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], *, extra: bool) -> list[str]:
-    """One phrase for each tensor that is missing, has another shape, or (with `extra`) is not wanted."""
-    phrases = []
+    """One phrase for each tensor that is missing, has another shape, or (with `extra`) is not wanted.
+
+    The first ones missing are told beside the most similar name that the file has in excess.
+    """
+    phrases: list[str] = []
+    unwanted = [name for name in found if name not in wanted]
     for name, tensor in wanted.items():
         if name not in found:
-            phrases.append(f"{name} is missing")
+            near = difflib.get_close_matches(name, unwanted, n=1) if len(phrases) < SHOWN else []
+            phrases.append(f"{name} is missing" + (f" (the file has {near[0]})" if near else ""))
         elif found[name].shape != tensor.shape:
             phrases.append(f"{name} is {list(found[name].shape)}, not {list(tensor.shape)}")
     if extra:
@@ -81,7 +90,7 @@ def mismatches(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], *, ext
     return phrases
 
 
-def shortened(phrases: Iterable[str], limit: int = 3) -> str:
+def shortened(phrases: Iterable[str], limit: int = SHOWN) -> str:
     """The first phrases and the number of others."""
     listed = list(phrases)
     rest = len(listed) - limit

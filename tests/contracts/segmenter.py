@@ -27,6 +27,8 @@ class SegmenterContract:
 
     config: ClassVar[ModelConfig]
     num_classes: ClassVar[int] = 5
+    multiple: ClassVar[int] = 1
+    """What the sides of a graph of free sizes are multiples of."""
 
     @pytest.fixture
     def network(self) -> Segmenter:
@@ -37,8 +39,7 @@ class SegmenterContract:
     def test_shapes_follow_channels_and_strides(self, network: Segmenter, size: tuple[int, int]) -> None:
         with torch.no_grad():
             output = network(pictures(2, *size))
-        stride = self.config.output_stride
-        small = tuple(math.ceil(side / stride) for side in size)
+        small = tuple(math.ceil(side / network.stride) for side in size)
         assert output.logits.shape == (2, self.num_classes, *small)
         assert output.aux.shape[:2] == output.logits.shape[:2]
         assert output.aux.shape[2:] == output.features[-2].shape[2:]
@@ -109,13 +110,13 @@ class SegmenterContract:
 
     def test_exports_with_dynamic_batch_and_size(self, network: Segmenter) -> None:
         bare = network.deployed()
+        least, most = (33, 512) if self.multiple == 1 else (2, 512 // self.multiple)
         height, width = (
-            torch.export.Dim("height", min=33, max=512),
-            torch.export.Dim("width", min=33, max=512),
+            self.multiple * torch.export.Dim(name, min=least, max=most) for name in ("height", "width")
         )
         dynamic = {"images": {0: torch.export.Dim("batch", min=1, max=8), 2: height, 3: width}}
         program = torch.export.export(bare, (pictures(2, 64, 96),), dynamic_shapes=dynamic)
-        for shape in [(1, 64, 96), (3, 71, 45)]:
+        for shape in [(1, 64, 96), (3, 71, 45) if self.multiple == 1 else (3, 128, 96)]:
             images = pictures(*shape)
             with torch.no_grad():
                 got, expected = program.module()(images), bare(images)

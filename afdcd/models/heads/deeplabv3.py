@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3
 
@@ -35,6 +37,8 @@ class ASPP(deeplabv3.ASPP):  # type: ignore[misc]
 
 class DeepLabV3Head(nn.Module):
     """ASPP on the last stage, 3x3 block, dropout; `head_channels` is the width throughout."""
+
+    stage: ClassVar[int] = -1
 
     def __init__(self, channels: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()

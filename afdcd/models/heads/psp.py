@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,6 +48,8 @@ class PSPHead(nn.Module):
 
     Source: Zhao et al. 2017, "Pyramid Scene Parsing Network", figure 3; each level has C / 4 channels.
     """
+
+    stage: ClassVar[int] = -1
 
     def __init__(self, channels: tuple[int, ...], config: ModelConfig) -> None:
         super().__init__()

@@ -53,6 +53,37 @@ class TestMobileNetPSP(SegmenterContract):
     config = small("mobilenetv2_035", "psp", stride=32)
 
 
+class TestPyramidTransformerSegFormer(SegmenterContract):
+    """Its attention sees maps reduced by 8: free sizes must be multiples of 32."""
+
+    multiple = 32
+    config = small(
+        *("pvt_v2_b0", "segformer"),
+        stride=32,
+        **{"embed_dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 4]},
+    )
+
+
+class TestMobileNetV3LRASPP(SegmenterContract):
+    config = small("mobilenetv3_small_050", "lraspp", stride=16).model_copy(update={"head_channels": 40})
+
+
+class TestResNetFCN(SegmenterContract):
+    config = small("resnet18", "fcn", channels=CHANNELS, stem_width=8)
+
+
+def test_heads_name_their_stride(narrow: Narrow) -> None:
+    assert build_segmenter(narrow(), 5).stride == 8
+    assert TestPyramidTransformerSegFormer.config.output_stride == 32
+    assert build_segmenter(TestPyramidTransformerSegFormer.config, 5).stride == 4
+    assert build_segmenter(TestMobileNetV3LRASPP.config, 5).stride == 8
+
+
+def test_lraspp_needs_room_beside_the_fine_stage(narrow: Narrow) -> None:
+    with pytest.raises(UserError, match="head_channels 16 leaves it none; take 144"):
+        build_segmenter(narrow(head="lraspp"), 5)
+
+
 def test_the_demo_teacher_is_a_narrower_resnet(narrow: Narrow) -> None:
     options = {"channels": [32, 64, 128, 256], "stem_width": 32}
     assert build_segmenter(narrow(backbone_options=options), 9).channels.features == (32, 64, 128, 256)
