@@ -1,4 +1,4 @@
-"""The shipping half for a person with only a file: `python -m deploy evaluate|benchmark|verify|doctor`."""
+"""The shipping half for a person with only a file: `python -m deploy evaluate|benchmark|verify|check|doctor`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from deploy import hardware, tables
 from deploy.benchmark import measure
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import MANIFEST, read_manifest, verify
+from deploy.check import ONNX_BACKENDS, check_file
 from deploy.config import BenchmarkConfig, Config
 from deploy.evaluate import evaluate
 from deploy.pairs import pair, read
@@ -98,6 +99,17 @@ def _verify(options: argparse.Namespace) -> None:
     _show(options, manifest, tables.contents(manifest))
 
 
+def _check(options: argparse.Namespace) -> None:
+    found = check_file(options.graph, options.backend)
+    listed = [finding.model_dump() for finding in found]
+    _show(options, {"backend": options.backend, "findings": listed}, tables.findings(found))
+    errors = sum(finding.level == "error" for finding in found)
+    if errors:
+        raise UserError(
+            f"{options.graph} is not sound for {options.backend}: {errors} error(s), listed above"
+        )
+
+
 def _doctor(options: argparse.Namespace) -> None:
     precisions = {**PRECISIONS, **dict.fromkeys(GPU_BACKENDS, ("fp16",))}
     engines = {
@@ -161,6 +173,11 @@ def _parser() -> argparse.ArgumentParser:
     files = command("verify", "check every file of a bundle against its manifest")
     files.add_argument("bundle", type=Path)
     files.set_defaults(run=_verify)
+
+    looks = command("check", "a static look at an ONNX file for an engine: what it would refuse or misread")
+    looks.add_argument("graph", type=Path, metavar="ONNX")
+    looks.add_argument("--for", dest="backend", required=True, choices=ONNX_BACKENDS)
+    looks.set_defaults(run=_check)
 
     command("doctor", "which engines this machine can run, and what the others lack").set_defaults(
         run=_doctor

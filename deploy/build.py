@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def build(
         hardware: of this machine, for the manifest.
 
     Raises:
-        UserError: this machine cannot run the target, a file is missing, or the engine does not load or run.
+        UserError: this machine cannot run the target, a file is missing, `deploy.check` finds an error in a
+            graph, or the engine does not load or run.
     """
     check_target(target, spec)
     contract = read_contract(typed)
@@ -63,6 +65,7 @@ def build(
     with atomic_folder(bundle) as folder:
         for name in names:
             (folder / name).write_bytes((typed / name).read_bytes())
+        _check(folder, names, spec)
         names += _plans(folder, spec, contract, bundle.parent / TIMINGS)
         manifest = Manifest(
             format=1,
@@ -104,12 +107,23 @@ def rebuild(bundle: Path, fresh: Path, *, hardware: dict[str, Any]) -> Manifest:
     with atomic_folder(fresh) as folder:
         for name in names:
             (folder / name).write_bytes((bundle / name).read_bytes())
+        _check(folder, names, spec)
         names += _plans(folder, spec, old.contract, fresh.parent / TIMINGS)
         update = {"files": describe(folder, names), "hardware": hardware, "versions": versions()}
         manifest = old.model_copy(update={**update, "measured": None})
         write_model(folder / MANIFEST, manifest)
         _try(folder, manifest)
     return manifest
+
+
+def _check(folder: Path, names: Iterable[str], spec: TargetConfig) -> None:
+    """Refuse graphs that the engine would refuse or misread, with the node and the remedy."""
+    graphs = [name for name in names if name.endswith(".onnx")]
+    if graphs:
+        from deploy.check import require_sound  # takes onnx along, which other targets do without
+
+        for name in graphs:
+            require_sound((folder / name).read_bytes(), name, spec.backend)
 
 
 def _plans(folder: Path, spec: TargetConfig, contract: Contract, timing: Path) -> list[str]:

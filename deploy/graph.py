@@ -222,14 +222,21 @@ def require_known_operators(model: onnx.ModelProto, what: str) -> None:
         domain = node.domain or "ai.onnx"
         if (domain, node.op_type) in own:
             continue
-        try:
-            onnx.defs.get_schema(node.op_type, versions.get(domain, 1), "" if domain == "ai.onnx" else domain)
-        except onnx.defs.SchemaError:
+        if not defined(domain, node.op_type, versions.get(domain, 1)):
             place = node.name or next(iter(node.output), "")
             raise UserError(
                 f"{what} holds the node {place!r} of the operator {domain}.{node.op_type}, which ONNX does "
                 f"not define at opset {versions.get(domain, 'none')}; write that step with standard operators"
-            ) from None
+            )
+
+
+def defined(domain: str, operator: str, version: int) -> bool:
+    """Whether the ONNX standard has an operator in that version of a domain."""
+    try:
+        onnx.defs.get_schema(operator, version, "" if domain == "ai.onnx" else domain)
+    except onnx.defs.SchemaError:
+        return False
+    return True
 
 
 def _check_inference_only(model: onnx.ModelProto) -> None:

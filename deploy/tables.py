@@ -8,6 +8,7 @@ from rich.table import Table
 
 from deploy.benchmark import Report
 from deploy.bundle import Manifest
+from deploy.check import Finding
 from deploy.evaluate import Score
 
 
@@ -76,6 +77,15 @@ def contents(manifest: Manifest) -> Table:
     )
     for name, record in manifest.files.items():
         table.add_row(name, f"{record.bytes:,}", record.sha256[:16])
+    return table
+
+
+def findings(found: Sequence[Finding]) -> Table:
+    """What the check of a graph says."""
+    table = Table("", "rule", "where", "finding", "remedy", show_lines=True)
+    table.title = "nothing found" if not found else None
+    for finding in found:
+        table.add_row(finding.level, finding.rule, finding.place, finding.says, finding.remedy)
     return table
 
 
