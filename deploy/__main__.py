@@ -1,4 +1,4 @@
-"""The shipping half for a person with only a file: `python -m deploy evaluate|benchmark|verify|check|doctor`."""
+"""The shipping half for a person with only a file: `python -m deploy evaluate|benchmark|check|verify ...`."""
 
 from __future__ import annotations
 
