@@ -15,6 +15,8 @@ Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Some = Annotated[float, Field(gt=0, le=1)]
+"""A share that is not nothing."""
 Count = Annotated[int, Field(ge=1)]
 
 Level = Annotated[float, Field(ge=0, le=255)]

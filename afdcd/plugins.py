@@ -36,6 +36,7 @@ _ANNOTATIONS: dict[str, Any] = {
     "Positive": config.Positive,
     "NonNegative": config.NonNegative,
     "Share": config.Share,
+    "Some": config.Some,
     "Count": config.Count,
 }
 

@@ -70,8 +70,10 @@ RECIPES: dict[str, Any] = {
         "afdcd": {
             "weights": {"masked_feature": 4.0e-5, "omni_contrast": 0.002},
             "mask_ratio": 0.75,
+            "bottleneck": None,
             "pool": 1,
             "patch_size": 2,
+            "patch_fraction": 1.0,
             "groups": 4,
             "temperature": 0.07,
             "distance": "l1",

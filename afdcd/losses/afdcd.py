@@ -11,10 +11,11 @@ from typing import ClassVar, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from afdcd.config import ContrastForm, Count, Positive, Share
+from afdcd.config import ContrastForm, Count, Positive, Share, Some
 from afdcd.errors import UserError
 from afdcd.losses.contrast.forms import contrast
 from afdcd.losses.contrast.rows import Distance, Setting
+from afdcd.losses.contrast.sample import drawn_patches, taken_patches
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
 from afdcd.losses.inputs import full_precision, require_choice, require_equal_shapes, wide
 from afdcd.losses.method import Context, Method, Target
@@ -192,8 +193,10 @@ class AfDCD(Method):
         context: Context,
         *,
         mask_ratio: Share,
+        bottleneck: Count | None,
         pool: Count,
         patch_size: Count,
+        patch_fraction: Some,
         groups: Count,
         temperature: Positive,
         distance: Literal["l1", "l2"],
@@ -201,6 +204,20 @@ class AfDCD(Method):
         reduction: Literal["sum", "mean"],
     ) -> None:
         """Build the generator from the student's to the teacher's width.
+
+        Args:
+            context: the run's shapes, and how the contrast is computed.
+            mask_ratio: expected share of dropped cells.
+            bottleneck: width of the generator in channels; None, as in the release, is the teacher's.
+            pool: see `omni_contrast`, as for all that is not named here.
+            patch_size: side of a patch in pooled cells.
+            patch_fraction: share of each image's patches that the contrast takes, drawn anew for each
+                sample; below 1 its value is an estimate. 1 in the release.
+            groups: number of channel groups.
+            temperature: of the contrast.
+            distance: of two vectors.
+            negatives: which vectors of the patch repel.
+            reduction: of the masked feature term.
 
         Raises:
             UserError: `groups` does not divide the teacher's channels.
@@ -210,9 +227,10 @@ class AfDCD(Method):
         _require_groups(channels, groups)
         self.mask_ratio, self.reduction = mask_ratio, reduction
         self.pool, self.patch_size, self.groups = pool, patch_size, groups
+        self.patch_fraction = patch_fraction
         self.temperature, self.distance, self.negatives = temperature, distance, negatives
         self.form = context.contrast
-        self.generator = MaskedGenerator(context.student.features[-1], channels)
+        self.generator = MaskedGenerator(context.student.features[-1], channels, bottleneck)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The active ones of "masked_feature" and "omni_contrast".
@@ -228,6 +246,11 @@ class AfDCD(Method):
         if "omni_contrast" in self.active:
             crop = (target.labels.shape[-2], target.labels.shape[-1])
             require_patch(guess, pool=self.pool, patch_size=self.patch_size, crop=crop)
+            require_equal_shapes(guess, wanted, "omni contrast")
+            if self.patch_fraction < 1:
+                side = self.pool * self.patch_size
+                drawn = drawn_patches(target.keys, guess, side, self.patch_fraction)
+                guess, wanted = (taken_patches(x, drawn, side) for x in (guess, wanted))
             values["omni_contrast"] = omni_contrast(
                 guess,
                 wanted,

@@ -41,14 +41,18 @@ class MaskedGenerator(nn.Module):
     Align (1x1 convolution, identity for equal channels), drop, then two 3x3 convolutions with a ReLU
     between; kept cells are not rescaled. The release has no identity and crashes for equal channels.
     The way it is computed depends on device and sizes; all ways are equal but for rounding.
+
+    With a bottleneck it is another, smaller network: all that at the bottleneck's width, and a 1x1
+    convolution from there to the teacher's.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+    def __init__(self, student_channels: int, teacher_channels: int, bottleneck: int | None = None) -> None:
         super().__init__()
-        equal = student_channels == teacher_channels
-        self.align = None if equal else nn.Conv2d(student_channels, teacher_channels, 1)
-        self.first = nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1)
-        self.second = nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1)
+        width = teacher_channels if bottleneck is None else bottleneck
+        self.align = None if student_channels == width else nn.Conv2d(student_channels, width, 1)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.expand = None if bottleneck is None else nn.Conv2d(width, teacher_channels, 1)
 
     def forward(self, features: Tensor, keep: Tensor) -> Tensor:
         """The guess (B, C_T, h, w).
@@ -67,6 +71,8 @@ class MaskedGenerator(nn.Module):
             hidden = self.first(self.align(features) * keep)
         hidden = F.relu(hidden)
         guess: Tensor = self._by_winograd(hidden) if _suits_winograd(hidden) else self.second(hidden)
+        if self.expand is not None:
+            guess = self.expand(guess)
         return guess
 
     def _folds(self, align: nn.Conv2d, cells: int) -> bool:

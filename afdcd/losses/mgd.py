@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from afdcd.config import Share
+from afdcd.config import Count, Share
 from afdcd.losses.afdcd import masked_feature_loss
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
 from afdcd.losses.method import Context, Method, Target
@@ -24,17 +24,26 @@ class MGD(Method):
     student_stop: ClassVar[Stop] = "features"
     teacher_stop: ClassVar[Stop] = "features"
 
-    def __init__(self, context: Context, *, mask_ratio: Share, reduction: Literal["sum", "mean"]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        mask_ratio: Share,
+        bottleneck: Count | None,
+        reduction: Literal["sum", "mean"],
+    ) -> None:
         """Build the generator from the student's to the teacher's width.
 
         Args:
             context: the run's shapes.
             mask_ratio: expected share of dropped cells; 0.75 in the release.
+            bottleneck: width of the generator in channels; None, as in the release, is the teacher's.
             reduction: of the squared error; "sum" (over C, H and W, divided by B) is the release's.
         """
         super().__init__()
         self.mask_ratio, self.reduction = mask_ratio, reduction
-        self.generator = MaskedGenerator(context.student.features[-1], context.teacher.features[-1])
+        channels = context.student.features[-1], context.teacher.features[-1]
+        self.generator = MaskedGenerator(*channels, bottleneck)
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Target) -> dict[str, Tensor]:
         """The one term, "masked_generation".

@@ -27,7 +27,7 @@ def naive_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def naive_guess(state: Mapping[str, Tensor], features: Tensor, keys: Tensor, mask_ratio: float) -> Tensor:
-    """Align, drop the cells whose number is below the ratio, convolve, ReLU, convolve."""
+    """Align, drop the cells whose number is below the ratio, convolve, ReLU, convolve, perhaps widen."""
     if "align.weight" in state:
         features = naive_convolution(features, state["align.weight"], state["align.bias"])
     height, width = features.shape[-2:]
@@ -39,4 +39,7 @@ def naive_guess(state: Mapping[str, Tensor], features: Tensor, keys: Tensor, mas
                 if drawn[b, y * width + x] < mask_ratio:
                     keep[b, 0, y, x] = 0
     hidden = naive_convolution(features * keep, state["first.weight"], state["first.bias"])
-    return naive_convolution(hidden * (hidden > 0), state["second.weight"], state["second.bias"])
+    guess = naive_convolution(hidden * (hidden > 0), state["second.weight"], state["second.bias"])
+    if "expand.weight" in state:
+        guess = naive_convolution(guess, state["expand.weight"], state["expand.bias"])
+    return guess

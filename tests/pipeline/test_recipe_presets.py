@@ -39,10 +39,18 @@ def test_every_rival_of_the_paper_has_a_masked_twin(composed: params.Params) -> 
     term = {
         "weights": {"masked_generation": weights["masked_feature"]},
         "mask_ratio": recipes["afdcd"]["afdcd"]["mask_ratio"],
+        "bottleneck": None,
         "reduction": recipes["afdcd"]["afdcd"]["reduction"],
     }
     for name in RIVALS:
         assert recipes[f"{name}_masked"] == recipes[name] | {"mgd": term}
+
+
+def test_the_short_cuts_differ_from_afdcd_in_one_option_each(composed: params.Params) -> None:
+    recipes = composed.distill.recipes
+    for name, option in (("bottleneck", {"bottleneck": 64}), ("patches", {"patch_fraction": 0.25})):
+        expected = recipes["afdcd"] | {"afdcd": recipes["afdcd"]["afdcd"] | option}
+        assert recipes[f"afdcd_{name}"] == expected != recipes["afdcd"]
 
 
 def test_a_twin_stands_alone_and_follows_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,12 @@ RELEASED: dict[str, dict[str, Any]] = {
         },
     },
     "mgd": {
-        "mgd": {"weights": {"masked_generation": 2e-5}, "mask_ratio": 0.75, "reduction": "sum"},
+        "mgd": {
+            "weights": {"masked_generation": 2e-5},
+            "mask_ratio": 0.75,
+            "bottleneck": None,
+            "reduction": "sum",
+        },
         "cwd": {"weights": {"channel_logits": 3.0}, "temperature": 4.0},
     },
     "dist": {"dist": {"weights": {"dist": 1.0}, "beta": 1.0, "gamma": 1.0}},
@@ -53,8 +58,10 @@ RELEASED: dict[str, dict[str, Any]] = {
             # Of the CamVid script; no pooling there.
             "weights": {"masked_feature": 8e-6, "omni_contrast": 0.01},
             "mask_ratio": 0.75,
+            "bottleneck": None,
             "pool": 1,
             "patch_size": 4,
+            "patch_fraction": 1.0,
             "groups": 16,
             "temperature": 0.07,
             "distance": "l1",

@@ -17,6 +17,7 @@ from afdcd.losses.afdcd import (
     spatial_contrast,
 )
 from afdcd.losses.method import Context, Target
+from afdcd.losses.randomness import uniform
 from afdcd.models.output import ChannelSpec, SegOutput
 
 
@@ -85,8 +86,10 @@ def test_maps_that_differ_are_refused_with_both_shapes(loss: Any) -> None:
 
 OPTIONS: dict[str, Any] = {
     "mask_ratio": 0.5,
+    "bottleneck": None,
     "pool": 1,
     "patch_size": 2,
+    "patch_fraction": 1.0,
     "groups": 4,
     "temperature": 1.0,
     "distance": "l1",
@@ -95,8 +98,10 @@ OPTIONS: dict[str, Any] = {
 }
 OTHERS: dict[str, Any] = {
     "mask_ratio": 0.75,
+    "bottleneck": 3,
     "pool": 2,
     "patch_size": 3,
+    "patch_fraction": 0.5,
     "groups": 2,
     "temperature": 0.3,
     "distance": "l2",
@@ -116,20 +121,29 @@ def run(method: AfDCD, student: Any, teacher: Any, keys: Any) -> dict[str, Any]:
     return method(*outputs, Target(torch.zeros(len(student), 64, 64), keys))
 
 
+def some(guess: Any, teacher: Any, keys: Any, options: dict[str, Any]) -> list[Any]:
+    """Both maps, or of each image that one of its two patches whose number is smaller."""
+    if options["patch_fraction"] == 1:
+        return [guess, teacher]
+    first = [0 if left < right else 6 for left, right in uniform(-1 - keys, 2).tolist()]
+    return [torch.stack([x[i, :, :6, at : at + 6] for i, at in enumerate(first)]) for x in (guess, teacher)]
+
+
 @pytest.mark.parametrize("options", [OPTIONS, OTHERS])
 @pytest.mark.parametrize("width", [3, 4, 5])
 def test_the_terms_are_the_functions_of_one_guess_with_every_option(
     width: int, options: dict[str, Any]
 ) -> None:
     method, keys = build(width, options), torch.tensor([7, 9])
-    size = (5, 4) if options is OPTIONS else (6, 6)
+    size = (5, 4) if options is OPTIONS else (7, 13)
     student, teacher = maps((2, width, *size), (2, 4, *size), seed=1)
     student.requires_grad_()
     guess = naive_guess(dict(method.generator.named_parameters()), student, keys, options["mask_ratio"])
-    contrast = {k: v for k, v in options.items() if k not in ("mask_ratio", "reduction")}
+    others = ("mask_ratio", "bottleneck", "patch_fraction", "reduction")
+    contrast = {k: v for k, v in options.items() if k not in others}
     expected = {
         "masked_feature": masked_feature_loss(guess, teacher, reduction=options["reduction"]),
-        "omni_contrast": omni_contrast(guess, teacher, **contrast),
+        "omni_contrast": omni_contrast(*some(guess, teacher, keys, options), **contrast),
     }
     terms = run(method, student, teacher, keys)
     assert list(terms) == list(expected)
@@ -201,6 +215,8 @@ class TestContract(MethodContract):
 class TestMeanL2Contract(TestContract):
     options: ClassVar[dict[str, Any]] = {
         **TestContract.options,
+        "bottleneck": 4,
+        "patch_fraction": 0.3,
         "distance": "l2",
         "negatives": "all",
         "reduction": "mean",

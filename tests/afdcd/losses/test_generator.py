@@ -18,7 +18,8 @@ Form = Callable[[Tensor, Tensor], Tensor]
 def plain(generator: MaskedGenerator, features: Tensor, keep: Tensor) -> Tensor:
     """The definition: align, mask, convolve, ReLU, convolve."""
     aligned = features if generator.align is None else generator.align(features)
-    return generator.second(F.relu(generator.first(aligned * keep)))
+    guess: Tensor = generator.second(F.relu(generator.first(aligned * keep)))
+    return guess if generator.expand is None else generator.expand(guess)
 
 
 def compare(
@@ -34,13 +35,13 @@ def compare(
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
 
 
-@pytest.mark.parametrize("channels", [(3, 8), (8, 8), (8, 5), (1, 2), (7, 8)])
+@pytest.mark.parametrize("channels", [(3, 8), (8, 8), (8, 5), (1, 2), (7, 8), (3, 8, 5), (4, 6, 4)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("wide", [False, True])
 def test_equals_the_definition_with_all_gradients(
     monkeypatch: pytest.MonkeyPatch,
-    channels: tuple[int, int],
+    channels: tuple[int, ...],
     dtype: torch.dtype,
     tolerance: float,
     mask_ratio: float,
@@ -125,6 +126,13 @@ def test_released_generator_has_76_55_million_parameters() -> None:
     with torch.device("meta"):
         generator = MaskedGenerator(512, 2048)
     assert sum(p.numel() for p in generator.parameters()) == pytest.approx(76.55e6, rel=1e-4)
+
+
+def test_a_bottleneck_of_512_channels_has_5_77_million_parameters() -> None:
+    with torch.device("meta"):
+        generator = MaskedGenerator(512, 2048, 512)
+    assert {name for name, _ in generator.named_children()} == {"first", "second", "expand"}
+    assert sum(p.numel() for p in generator.parameters()) == 2 * (9 * 512 + 1) * 512 + 513 * 2048
 
 
 def test_mask_drops_its_share_per_cell_and_not_per_channel() -> None:

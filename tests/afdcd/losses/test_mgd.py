@@ -14,10 +14,12 @@ from afdcd.losses.mgd import MGD
 from afdcd.models.output import ChannelSpec, SegOutput
 
 
-def build(student: int, teacher: int, mask_ratio: float, reduction: Any = "sum") -> MGD:
+def build(
+    student: int, teacher: int, mask_ratio: float, reduction: Any = "sum", bottleneck: int | None = None
+) -> MGD:
     torch.manual_seed(student + teacher)
     specs = [ChannelSpec((2, width), 1, 3) for width in (student, teacher)]
-    return MGD(Context(*specs, 255, None), mask_ratio=mask_ratio, reduction=reduction)
+    return MGD(Context(*specs, 255, None), mask_ratio=mask_ratio, bottleneck=bottleneck, reduction=reduction)
 
 
 def of_features(features: Tensor) -> SegOutput:
@@ -34,20 +36,28 @@ def naive(method: MGD, student: Tensor, teacher: Tensor, keys: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "batch", "size", "ratio", "reduction"),
+    ("student", "teacher", "batch", "size", "ratio", "reduction", "bottleneck"),
     [
-        (3, 5, 2, (3, 5), 0.75, "sum"),
-        (4, 4, 1, (5, 3), 0.5, "sum"),
-        (5, 2, 3, (1, 4), 0.25, "mean"),
-        (2, 3, 2, (4, 1), 0.0, "sum"),
-        (1, 6, 1, (3, 3), 1.0, "mean"),
-        (3, 4, 2, (1, 1), 0.6, "sum"),
+        (3, 5, 2, (3, 5), 0.75, "sum", None),
+        (4, 4, 1, (5, 3), 0.5, "sum", None),
+        (5, 2, 3, (1, 4), 0.25, "mean", None),
+        (2, 3, 2, (4, 1), 0.0, "sum", None),
+        (1, 6, 1, (3, 3), 1.0, "mean", None),
+        (3, 4, 2, (1, 1), 0.6, "sum", None),
+        (4, 6, 2, (3, 5), 0.75, "sum", 3),
+        (3, 6, 1, (4, 3), 0.5, "mean", 3),
     ],
 )
 def test_equals_the_loops(
-    student: int, teacher: int, batch: int, size: tuple[int, int], ratio: float, reduction: Any
+    student: int,
+    teacher: int,
+    batch: int,
+    size: tuple[int, int],
+    ratio: float,
+    reduction: Any,
+    bottleneck: int | None,
 ) -> None:
-    method = build(student, teacher, ratio, reduction).to(D)
+    method = build(student, teacher, ratio, reduction, bottleneck).to(D)
     given, wanted = maps((batch, student, *size), (batch, teacher, *size), seed=student)
     keys = torch.arange(7, 7 + batch)
 
@@ -107,7 +117,7 @@ def test_a_generator_of_zeros_costs_the_teachers_square() -> None:
 
 class TestContract(MethodContract):
     name: ClassVar[str] = "mgd"
-    options: ClassVar[dict[str, Any]] = {"mask_ratio": 0.5, "reduction": "sum"}
+    options: ClassVar[dict[str, Any]] = {"mask_ratio": 0.5, "bottleneck": None, "reduction": "sum"}
     falling: ClassVar[tuple[str, ...]] = ("masked_generation",)
 
     def test_masks_follow_the_keys(self) -> None:
@@ -118,4 +128,4 @@ class TestContract(MethodContract):
 
 
 class TestMeanContract(TestContract):
-    options: ClassVar[dict[str, Any]] = {"mask_ratio": 0.75, "reduction": "mean"}
+    options: ClassVar[dict[str, Any]] = {"mask_ratio": 0.75, "bottleneck": 3, "reduction": "mean"}

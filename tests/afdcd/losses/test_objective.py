@@ -21,8 +21,10 @@ KD: dict[str, Any] = {
 AFDCD: dict[str, Any] = {
     "weights": {"masked_feature": 0.5, "omni_contrast": 0.25},
     "mask_ratio": 0.75,
+    "bottleneck": None,
     "pool": 1,
     "patch_size": 2,
+    "patch_fraction": 1.0,
     "groups": 4,
     "temperature": 0.07,
     "distance": "l1",

@@ -31,7 +31,8 @@ FP32 = Precision("cpu", bf16=False)
 ALONE = World(0, 1, torch.device("cpu"))
 ADDITIVE: dict[str, Any] = {
     "kd": {"weights": {"kd": 1.0}, "temperature": 2.0, "reduction": "pixel", "class_weighted": False},
-    "afdcd": tiny.RECIPES["afdcd"]["afdcd"] | {"weights": {"masked_feature": 0.01, "omni_contrast": 0.1}},
+    "afdcd": tiny.RECIPES["afdcd"]["afdcd"]
+    | {"weights": {"masked_feature": 0.01, "omni_contrast": 0.1}, "patch_fraction": 0.5},
     "fitnet": {"weights": {"feature_mse": 10.0}},
     "cwd": {"weights": {"channel_logits": 3.0, "channel_features": 50.0}, "temperature": 4.0},
     "skd": {
@@ -42,7 +43,12 @@ ADDITIVE: dict[str, Any] = {
     },
     "ifvd": {"weights": {"intra_class": 20.0}},
     "at": {"weights": {"attention": 100.0}},
-    "mgd": {"weights": {"masked_generation": 0.01}, "mask_ratio": 0.75, "reduction": "sum"},
+    "mgd": {
+        "weights": {"masked_generation": 0.01},
+        "mask_ratio": 0.75,
+        "bottleneck": 8,
+        "reduction": "sum",
+    },
     "apd": {
         "weights": {"perspective_local": 1.0, "perspective_align": 1.0},
         "temperature": 0.1,
