@@ -48,11 +48,12 @@ SIZES = {"small": Size(64, 256, 32, 64), "wide": Size(256, 1024, 32, 64), "r101"
 
 
 class Form(NamedTuple):
-    """A way of computing; `switches` are set in `afdcd.losses.generator`."""
+    """A way of computing; `switches` are set in `afdcd.losses.generator`. A bottleneck is another network."""
 
     name: str
     plain: bool = False
     narrow: bool = False
+    bottleneck: bool = False
     switches: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -65,6 +66,7 @@ FORMS = [
     Form("plain bf16", plain=True, narrow=True),
     Form("folded alone bf16", narrow=True, switches=DENSE),
     Form("ours bf16", narrow=True),
+    Form("bottleneck", bottleneck=True),
 ]
 
 
@@ -93,12 +95,12 @@ def run(form: Form, module: MaskedGenerator, features: Tensor, keep: Tensor, slo
     guess.backward(slopes.to(guess.dtype))
 
 
-def inputs(size: Size, device: str, last: bool) -> tuple[MaskedGenerator, Tensor, Tensor, Tensor]:
+def inputs(form: Form, size: Size, device: str, last: bool) -> tuple[MaskedGenerator, Tensor, Tensor, Tensor]:
     """A generator, the student's map, the mask and the guess's gradient; `last`: channels last in memory."""
     torch.manual_seed(0)
     memory = torch.channels_last if last else torch.contiguous_format
     with torch.device(device):
-        module = MaskedGenerator(size.student, size.teacher)
+        module = MaskedGenerator(size.student, size.teacher, size.teacher // 4 if form.bottleneck else None)
     if last:  # bare shapes know only the other
         module.to(memory_format=memory)
     maps = (torch.randn(BATCH, n, *size[2:], device=device) for n in size[:2])
@@ -111,10 +113,10 @@ def count() -> None:
     """The work at 512x1024; forms that look at no values are counted on shapes alone."""
     size = Size(*FULL)
     print(f"\nGMACs an image, 512x1024, {size.student} -> {size.teacher} channels, {BATCH} images a process")
-    for form in FORMS[:4]:
+    for form in [*FORMS[:4], FORMS[-1]]:
         bare = form.plain or "_few_are_kept" in form.switches
         with shapes_only() if bare else nullcontext():
-            given = inputs(size, "cpu", last=not bare)
+            given = inputs(form, size, "cpu", last=not bare)
             with FlopCounterMode(display=False) as counter:
                 run(form, *given)
         print(f"{form.name:<20}{counter.get_total_flops() / 2e9 / BATCH:>9.1f}", flush=True)
@@ -138,7 +140,7 @@ def gpu_seconds(call: Callable[[], None]) -> float:
 def table(name: str, size: Size, device: str) -> None:
     """Time all forms of a size in turns, and print their rows."""
     timer = gpu_seconds if device == "cuda" else cpu_seconds
-    given = [inputs(size, device, last=not form.plain or form.narrow) for form in FORMS]
+    given = [inputs(form, size, device, last=not form.plain or form.narrow) for form in FORMS]
     seconds: list[list[float]] = [[] for _ in FORMS]
     for turn in range(TURNS + 1):
         for form, parts, found in zip(FORMS, given, seconds, strict=True):
