@@ -101,7 +101,7 @@ OTHERS: dict[str, Any] = {
     "bottleneck": 3,
     "pool": 2,
     "patch_size": 3,
-    "patch_fraction": 0.5,
+    "patch_fraction": 0.67,
     "groups": 2,
     "temperature": 0.3,
     "distance": "l2",
@@ -122,11 +122,15 @@ def run(method: AfDCD, student: Any, teacher: Any, keys: Any) -> dict[str, Any]:
 
 
 def some(guess: Any, teacher: Any, keys: Any, options: dict[str, Any]) -> list[Any]:
-    """Both maps, or of each image that one of its two patches whose number is smaller."""
+    """Both maps, or of each image its three patches but for the one with the largest number."""
     if options["patch_fraction"] == 1:
         return [guess, teacher]
-    first = [0 if left < right else 6 for left, right in uniform(-1 - keys, 2).tolist()]
-    return [torch.stack([x[i, :, :6, at : at + 6] for i, at in enumerate(first)]) for x in (guess, teacher)]
+    left_out = [numbers.index(max(numbers)) for numbers in uniform(-1 - keys, 3).tolist()]
+    kept = [[at for at in (0, 6, 12) if at != 6 * out] for out in left_out]
+    return [
+        torch.stack([torch.cat([x[i, :, :6, at : at + 6] for at in own], 2) for i, own in enumerate(kept)])
+        for x in (guess, teacher)
+    ]
 
 
 @pytest.mark.parametrize("options", [OPTIONS, OTHERS])
@@ -135,7 +139,8 @@ def test_the_terms_are_the_functions_of_one_guess_with_every_option(
     width: int, options: dict[str, Any]
 ) -> None:
     method, keys = build(width, options), torch.tensor([7, 9])
-    size = (5, 4) if options is OPTIONS else (7, 13)
+    assert method.generator.second.in_channels == (options["bottleneck"] or 4)
+    size = (5, 4) if options is OPTIONS else (7, 19)
     student, teacher = maps((2, width, *size), (2, 4, *size), seed=1)
     student.requires_grad_()
     guess = naive_guess(dict(method.generator.named_parameters()), student, keys, options["mask_ratio"])

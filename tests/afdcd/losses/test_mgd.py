@@ -58,6 +58,7 @@ def test_equals_the_loops(
     bottleneck: int | None,
 ) -> None:
     method = build(student, teacher, ratio, reduction, bottleneck).to(D)
+    assert method.generator.second.in_channels == (bottleneck or teacher)
     given, wanted = maps((batch, student, *size), (batch, teacher, *size), seed=student)
     keys = torch.arange(7, 7 + batch)
 
