@@ -1,13 +1,14 @@
-"""Engines of one CPU on networks of the pairs: CPU time of an image, as ratios to eager PyTorch.
+"""Engines of one CPU on networks of the pairs: CPU time of an image, as ratios, and how far they reach.
 
-python benchmarks/engines.py                         # DeepLabV3-R18 and -MobileNetV2, 512x1024: ten minutes
-python benchmarks/engines.py 256x512 3 dlv3_r18      # another size, rounds, networks
+python benchmarks/engines.py                         # three networks, 512x1024: half an hour
+python benchmarks/engines.py 256x512 3 dlv3_r18      # another size, rounds, networks (teacher: of r101_r18)
 
-One image a call, one thread. The forms take turns, so that all meet the same machine, and the CPU time of the
-process is told, which other work on the machine hardly changes; a ratio is the median over rounds of ratios
-in the same round. Weights are random: for accuracy see `python -m deploy evaluate`. Eager PyTorch is measured
-in both layouts, since channels_last is not always the faster one; ratios count from channels_last.
-INT8 of ONNX Runtime is calibrated on noise, which changes no speed.
+One image a call, one thread. All forms of all networks take turns, so that all meet the same machine, and the
+CPU time of the process is told, which other work on the machine hardly changes; a ratio is the median over
+rounds of ratios in the same round. Weights are random: for accuracy see `python -m deploy evaluate`. Eager
+PyTorch is measured in both layouts, since channels_last is not always the faster one; ratios in the tables
+count from channels_last, those of `reach` from what each line names. INT8 is calibrated on noise, which
+changes no speed. The teacher is measured on fp32 engines alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from afdcd.models.segmenter import build_segmenter
 from deploy import graph, qdq
 from deploy.bundle import CLASS_MAP, ClassMapOutput, Contract, Geometry, ImageInput, Range
 from deploy.export import Deployable, export
-from deploy.presets import PRESETS
 from deploy.sessions import open_backend
 from deploy.sessions.capability import PRECISIONS, capability
 
@@ -38,12 +38,46 @@ PAIRS = Path(__file__).parents[1] / "conf" / "pair"
 Call = Callable[[], Any]
 
 
-def _config(student: str) -> ModelConfig:
+TEACHER = "teacher"
+REACH = (
+    # what, network and kind of form, network and kind of baseline, at least, aim
+    (
+        "best fp32 engine against eager channels_last",
+        "dlv3_r18 engine fp32",
+        "dlv3_r18 eager channels_last",
+        1.15,
+        1.3,
+    ),
+    ("INT8 against fp32 of ONNX Runtime", "dlv3_r18 onnxruntime int8", "dlv3_r18 onnxruntime fp32", 2.8, 3.2),
+    ("INT8 against fp32 of OpenVINO", "dlv3_r18 openvino int8", "dlv3_r18 openvino fp32", None, None),
+    ("bf16 against fp32 of OpenVINO", "dlv3_r18 openvino bf16", "dlv3_r18 openvino fp32", 1.9, None),
+    ("mobile student: best engine against eager", "dlv3_mbv2 engine", "dlv3_mbv2 eager", 3.0, 5.0),
+    (
+        "INT8 ResNet-18 against the teacher's best fp32 engine",
+        "dlv3_r18 engine int8",
+        "teacher engine fp32",
+        10,
+        12,
+    ),
+    (
+        "best MobileNetV2 against the teacher's best fp32 engine",
+        "dlv3_mbv2 engine",
+        "teacher engine fp32",
+        14,
+        18,
+    ),
+)
+
+
+def _config(network: str) -> ModelConfig:
     for file in sorted(PAIRS.glob("*.yaml")):
-        students = yaml.safe_load(file.read_text(encoding="utf-8"))["students"]
-        if student in students:
-            return ModelConfig.model_validate({**students[student], "pretrained": "none"})
-    raise SystemExit(f"no pair has a student {student!r}")
+        pair = yaml.safe_load(file.read_text(encoding="utf-8"))
+        known = dict(pair["students"])
+        if file.stem == "r101_r18":
+            known[TEACHER] = pair["teacher"]["model"]
+        if network in known:
+            return ModelConfig.model_validate({**known[network], "pretrained": "none"})
+    raise SystemExit(f"no pair has a network {network!r}")
 
 
 def _contract(name: str, config: ModelConfig, network: torch.nn.Module, size: tuple[int, int]) -> Contract:
@@ -79,7 +113,11 @@ def _eager(network: torch.nn.Module, image: np.ndarray, *, channels_last: bool) 
     return call
 
 
-def _int8(files: dict[str, bytes], image: np.ndarray) -> dict[str, bytes]:
+def _int8(files: dict[str, bytes], image: np.ndarray, backend: str) -> dict[str, bytes]:
+    if backend == "openvino":
+        from deploy.nncf_int8 import quantise
+
+        return quantise(files[CLASS_MAP], image, logits="logits", method="minmax", percentile=99.99).files
     import onnx
 
     model = qdq.flatten_normalisation(onnx.load_from_string(files[CLASS_MAP]))
@@ -88,23 +126,23 @@ def _int8(files: dict[str, bytes], image: np.ndarray) -> dict[str, bytes]:
 
 
 def forms(name: str, size: tuple[int, int], stack: ExitStack) -> dict[str, Call]:
-    """Eager PyTorch in both layouts, and every engine that this machine runs."""
+    """Eager PyTorch in both layouts, and every engine that this machine runs, by network and form."""
     config = _config(name)
     torch.manual_seed(0)
     network = build_segmenter(config, CLASSES).deployed()
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     exported = export(network, _contract(name, config, network, size))
-    found: dict[str, Call] = {
-        "eager channels_last": _eager(network, image, channels_last=True),
-        "eager": _eager(network, image, channels_last=False),
-    }
+    found: dict[str, Call] = {}
+    if name != TEACHER:
+        found[f"{name} eager channels_last"] = _eager(network, image, channels_last=True)
+        found[f"{name} eager"] = _eager(network, image, channels_last=False)
     for backend, possible in PRECISIONS.items():
         for precision in possible:
-            int8 = precision == "int8"
-            if backend == "pytorch" or capability(backend, precision) or (int8 and backend != "onnxruntime"):
+            if backend == "pytorch" or capability(backend, precision):
                 continue
-            assert int8 or PRESETS[backend, precision] == "none"  # type: ignore[index]
-            files = _int8(exported.files, image) if int8 else exported.files
+            if name == TEACHER and (backend.startswith("pytorch") or precision != "fp32"):
+                continue
+            files = _int8(exported.files, image, backend) if precision == "int8" else exported.files
             session = open_backend(
                 backend,
                 exported.contract,
@@ -113,7 +151,7 @@ def forms(name: str, size: tuple[int, int], stack: ExitStack) -> dict[str, Call]
                 precision=precision,  # type: ignore[arg-type]
             )
             stack.enter_context(session)
-            found[f"{backend} {precision}"] = lambda session=session: session.infer(image)  # type: ignore[misc]
+            found[f"{name} {backend} {precision}"] = lambda session=session: session.infer(image)  # type: ignore[misc]
     return found
 
 
@@ -130,17 +168,54 @@ def measure(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
     return times
 
 
+def _best(kind: str, times: dict[str, list[float]]) -> str | None:
+    """What a line of `REACH` means: a form, or the fastest of a network's engines or eager layouts."""
+    if kind in times and not kind.endswith(" eager"):
+        return kind
+    network, form, *precision = kind.split()
+    fitting = [
+        name
+        for name in times
+        if name.split()[0] == network
+        and (name.split()[1] == "eager") == (form == "eager")
+        and name.split()[-1] in (precision or [name.split()[-1]])
+        and form in ("engine", "eager")
+    ]
+    return min(fitting, key=lambda name: statistics.median(times[name]), default=None)
+
+
+def _ratio(times: dict[str, list[float]], own: str, base: str) -> float:
+    return statistics.median(b / o for b, o in zip(times[base], times[own], strict=True))
+
+
+def reach(times: dict[str, list[float]]) -> None:
+    """How far the engines came, a line each; what this machine cannot run says so."""
+    print(f"\n{'reach':58}{'ratio':>8}{'at least':>10}{'aim':>6}  form, baseline")
+    for what, kind, base_kind, least, aim in REACH:
+        own, base = _best(kind, times), _best(base_kind, times)
+        limits = f"{least or '-':>10}{aim or '-':>6}"
+        if own is None or base is None:
+            print(f"{what:58}{'-':>8}{limits}  not run here: {kind if own is None else base_kind}")
+        else:
+            print(f"{what:58}{_ratio(times, own, base):8.2f}{limits}  {own}, {base}")
+
+
 def main(size: tuple[int, int], rounds: int, names: list[str]) -> None:
     torch.set_num_threads(1)
+    with ExitStack() as stack:
+        calls: dict[str, Call] = {}
+        for name in names:
+            calls |= forms(name, size, stack)
+        times = measure(calls, rounds)
     for name in names:
-        with ExitStack() as stack:
-            times = measure(forms(name, size, stack), rounds)
-        base = times["eager channels_last"]
+        own = {form: values for form, values in times.items() if form.split()[0] == name}
+        base = f"{name} eager channels_last" if name != TEACHER else next(iter(own))
         print(f"\n{name} at {size[0]}x{size[1]}, one thread, CPU ms of an image, {rounds} rounds")
-        print(f"{'form':26}{'median':>10}{'lowest':>10}{'times faster':>14}")
-        for form, own in times.items():
-            ratio = statistics.median(b / o for b, o in zip(base, own, strict=True))
-            print(f"{form:26}{statistics.median(own):10.1f}{min(own):10.1f}{ratio:14.2f}")
+        print(f"{'form':36}{'median':>10}{'lowest':>10}{'times faster':>14}")
+        for form, values in own.items():
+            ratio = _ratio(times, form, base)
+            print(f"{form:36}{statistics.median(values):10.1f}{min(values):10.1f}{ratio:14.2f}")
+    reach(times)
 
 
 if __name__ == "__main__":
@@ -148,5 +223,5 @@ if __name__ == "__main__":
     main(
         (int(height), int(width)),
         int(sys.argv[2]) if len(sys.argv) > 2 else 5,
-        sys.argv[3:] or ["dlv3_r18", "dlv3_mbv2"],
+        sys.argv[3:] or ["dlv3_r18", "dlv3_mbv2", TEACHER],
     )

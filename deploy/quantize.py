@@ -14,61 +14,13 @@ import onnx
 from afdcd.errors import UserError
 from deploy import graph, hardware, precision, qdq, sensitivity
 from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract
-from deploy.config import Calibration, Config, Precision, QuantizeConfig
+from deploy.config import Calibration, Precision, QuantizeConfig
 from deploy.evaluate import Sample
 from deploy.judge import Judge
 from deploy.presets import CALIBRATED, PRESETS
-from deploy.sensitivity import Layer
+from deploy.quantisation import Candidate, Layer, Quantisation
 
 Files = dict[str, bytes]
-
-
-class Candidate(Config):
-    """One way to quantise, and what it costs on val against the float graph.
-
-    Attributes:
-        kept: layers that it leaves in float.
-        weight_bits: that weights use of their 8.
-        miou: on val, 0..1.
-        agreement: share of val pixels with the float graph's class.
-        sqnr_db: power of the float logits over that of the difference, dB; None when there is none.
-    """
-
-    name: str
-    kept: list[str] = []
-    weight_bits: int = 8
-    miou: float
-    agreement: float
-    sqnr_db: float | None
-
-
-class Quantisation(Config):
-    """What was done to reach the target's precision.
-
-    Attributes:
-        preset: "none" where the exported graph is used as it is.
-        chosen: name of the candidate that was best on val.
-        float_miou: of the float graph on the same val images.
-        judged_on: the backend that ran the candidates on val; TensorRT's graphs run in ONNX Runtime for it.
-        calibration_sha256: of the calibration images at input size.
-        operators: the kinds that were quantised.
-        layers: every layer's sensitivity at the chosen calibration, the most sensitive first; empty where no
-            layer may stay in float.
-        kept: the layers that stay in float.
-    """
-
-    precision: str
-    preset: str
-    chosen: str | None
-    candidates: list[Candidate]
-    float_miou: float | None
-    judged_on: str | None = None
-    val_images: int
-    calibration_images: int
-    calibration_sha256: str | None
-    operators: list[str]
-    layers: list[Layer] = []
-    kept: list[str] = []
 
 
 class Typed(NamedTuple):

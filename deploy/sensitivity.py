@@ -17,26 +17,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from deploy import graph
-from deploy.config import Config, KeepFloat
+from deploy.config import KeepFloat
+from deploy.quantisation import Layer
 from deploy.sessions.onnxruntime import open_graph
 
 _IMAGES = 4
 _ROUNDING = 1e-9
-
-
-class Layer(Config):
-    """A convolution.
-
-    Attributes:
-        name: its node in the graph.
-        sqnr_db: power of its float output over that of what quantising its input and weights changes, dB;
-            None where that changes nothing.
-        macs: its share of the multiply-accumulates of all layers.
-    """
-
-    name: str
-    sqnr_db: float | None
-    macs: float
 
 
 def measure(

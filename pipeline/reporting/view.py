@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deploy.gates import Judgement
-from pipeline.reporting import engines, sections
+from pipeline.reporting import engines, precisions, sections
 from pipeline.reporting.names import Names
 from pipeline.results import Results
 
@@ -16,6 +16,7 @@ def page(results: Results, judgement: Judgement) -> dict[str, Any]:
     return {
         **engines.headline(results, judgement, names),
         **engines.engines(results, names),
+        **precisions.precisions(results, names),
         **sections.gates(judgement, names),
         **sections.classes(results, names),
         **sections.gallery(results, names),

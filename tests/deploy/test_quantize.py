@@ -21,7 +21,8 @@ from deploy.hardware import int8_sums_saturate
 from deploy.parity import compare
 from deploy.precision import variant
 from deploy.presets import require_preset
-from deploy.quantize import Quantisation, Typed, narrowed, quantize, unchanged
+from deploy.quantisation import Quantisation
+from deploy.quantize import Typed, narrowed, quantize, unchanged
 from deploy.sessions import open_backend
 from deploy.sessions.capability import GPU_PRECISIONS, PRECISIONS
 

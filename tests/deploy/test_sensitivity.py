@@ -8,7 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy import qdq
 from deploy.config import KeepFloat
-from deploy.sensitivity import Layer, measure, most_sensitive
+from deploy.quantisation import Layer
+from deploy.sensitivity import measure, most_sensitive
 
 SIZE = (4, 6)
 

@@ -9,6 +9,8 @@ import pytest
 
 from afdcd.errors import UserError
 from afdcd.files import read_json, write_json
+from deploy.bundle import MANIFEST, read_manifest, write_model
+from deploy.quantisation import Candidate, Layer, Quantisation
 from pipeline import gate, paths, report
 from pipeline.reporting.figures import Point, frontier
 from pipeline.reporting.words import count, percent, points, short
@@ -115,3 +117,43 @@ def test_unsteady_timings_are_marked(run_folder: Path) -> None:
     report.main([])
     page = paths.REPORT.read_text()
     assert " *</td>" in page and "* unsteady" in page
+
+
+def _quantised(kept: list[str]) -> None:
+    """The student's engine as one that was quantised, in float where `kept` says."""
+    path = paths.engine(fake_run.TARGET, fake_run.RELEASED) / MANIFEST
+    known = read_manifest(path.parent)
+    layers = [("head.conv", 12.3, 0.05), ("stem.conv", 23.4, 0.15), ("body.conv", None, 0.8)]
+    names = ["minmax", *([f"minmax, {len(kept)} in float"] if kept else [])]
+    record = Quantisation(
+        precision="int8",
+        preset="u8s8_per_channel",
+        chosen=names[-1],
+        candidates=[
+            Candidate(name=name, kept=kept, miou=0.5, agreement=0.987, sqnr_db=31.4) for name in names
+        ],
+        float_miou=0.512,
+        judged_on="onnxruntime",
+        val_images=7,
+        calibration_images=8,
+        calibration_sha256="0" * 64,
+        operators=["Conv"],
+        layers=[Layer(name=name, sqnr_db=sqnr, macs=macs) for name, sqnr, macs in layers],
+        kept=kept,
+    )
+    write_model(path, known.model_copy(update={"quantisation": record.model_dump(mode="json")}))
+
+
+def test_what_int8_cost_and_which_layers_stay_in_float(run_folder: Path) -> None:
+    report.main([])
+    assert "What INT8 costs" not in paths.REPORT.read_text(), "nothing was quantised"
+    _quantised(["head.conv", "stem.conv"])
+    report.main([])
+    page = paths.REPORT.read_text()
+    assert "Calibrated on 8 training images, judged on 7 val images" in page
+    assert "<td>50.00</td><td>-1.20</td><td>98.70</td><td>31.4</td>" in page
+    assert "head.conv (12.3 dB), stem.conv (23.4 dB): 20.0 % of the MACs" in page
+    _quantised([])
+    report.main([])
+    page = paths.REPORT.read_text()
+    assert "none, no gain on val; lowest are head.conv (12.3 dB), stem.conv (23.4 dB), body.conv (–)" in page
