@@ -32,9 +32,7 @@ def pair(images: Path, masks: Path) -> list[Pair]:
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; give the folders with the images and with their masks")
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGES)
-    if not found:
-        raise UserError(f"{images} holds no image ({', '.join(sorted(IMAGES))})")
+    found = images_of(images)
     missing = [path.name for path in found if not (masks / f"{path.stem}.png").is_file()]
     if missing:
         raise UserError(
@@ -43,7 +41,24 @@ def pair(images: Path, masks: Path) -> list[Pair]:
     return [Pair(path.stem, path, masks / f"{path.stem}.png") for path in found]
 
 
-def _open(path: Path) -> Image.Image:
+def images_of(folder: Path) -> list[Path]:
+    """The image files of a folder by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    if not found:
+        raise UserError(f"{folder} holds no image ({', '.join(sorted(IMAGES))})")
+    return found
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image that is whole.
+
+    Raises:
+        UserError: it is missing, damaged or no image.
+    """
     try:
         image = Image.open(path)
         image.load()
@@ -59,8 +74,8 @@ def read(pairs: list[Pair]) -> Iterator[Sample]:
         UserError: a file is unreadable, a mask is in colour, or the sizes differ.
     """
     for name, image_path, mask_path in pairs:
-        image = np.asarray(_open(image_path).convert("RGB"))
-        mask = _open(mask_path)
+        image = np.asarray(open_image(image_path).convert("RGB"))
+        mask = open_image(mask_path)
         if mask.mode not in ("L", "P", "1"):
             raise UserError(f"{mask_path} is in colour ({mask.mode}); a mask holds one class number a pixel")
         labels = np.asarray(mask, dtype=np.uint8)

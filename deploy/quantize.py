@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +13,7 @@ import onnx
 from afdcd.errors import UserError
 from deploy import graph, hardware, precision, qdq, sensitivity
 from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM, Contract
+from deploy.calibration import fingerprint
 from deploy.config import Calibration, Precision, QuantizeConfig
 from deploy.evaluate import Sample
 from deploy.judge import Judge
@@ -108,7 +108,7 @@ def quantize(
         judged_on=judged_on,
         val_images=len(validation),
         calibration_images=len(calibration),
-        calibration_sha256=hashlib.sha256(calibration.tobytes()).hexdigest(),
+        calibration_sha256=fingerprint(calibration),
         operators=way.operators(),
         layers=layers[best.name],
         kept=best.kept,

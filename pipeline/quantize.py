@@ -19,6 +19,7 @@ from deploy.bundle import (
     read_contract,
     write_model,
 )
+from deploy.calibration import drawn
 from deploy.config import TargetConfig
 from deploy.evaluate import Sample
 from deploy.presets import CALIBRATED, needs_no_typing, preset_of, require_preset
@@ -63,7 +64,7 @@ def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, 
     return quantize(
         exported,
         contract,
-        calibration=_calibration(manifest, contract, deploy.quantize.calibration_images, deploy.seed),
+        calibration=calibration_images(manifest, contract, deploy.quantize.calibration_images, deploy.seed),
         validation=[Sample(entry.name, image, labels) for entry, image, labels in found],
         settings=deploy.quantize,
         threads=spec.threads,
@@ -71,12 +72,14 @@ def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, 
     )
 
 
-def _calibration(manifest: Manifest, contract: Contract, count: int, seed: int) -> npt.NDArray[np.uint8]:
+def calibration_images(
+    manifest: Manifest, contract: Contract, count: int, seed: int
+) -> npt.NDArray[np.uint8]:
     """`count` training images drawn by `seed`, in the manifest's order, at input size."""
     entries = manifest.split("train")
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(entries))[:count])
     size, mode = contract.geometry.size, contract.geometry.fit
-    return np.stack([fit(manifest.image(entries[index]), size, mode).image for index in drawn])
+    chosen = drawn(len(entries), count, seed)
+    return np.stack([fit(manifest.image(entries[index]), size, mode).image for index in chosen])
 
 
 def _report(target: str, model: str, typed: Typed) -> None:

@@ -172,9 +172,9 @@ def test_every_target_becomes_a_bundle_that_runs(chain: Path) -> None:
 def test_calibration_is_drawn_from_training_by_the_seed(here: Path) -> None:
     manifest = Manifest.load(paths.PREPARED)
     contract = read_contract(paths.exported(NAME))
-    first = quantize._calibration(manifest, contract, 6, seed=0)
-    assert np.array_equal(first, quantize._calibration(manifest, contract, 6, seed=0))
-    assert not np.array_equal(first, quantize._calibration(manifest, contract, 6, seed=1))
+    first = quantize.calibration_images(manifest, contract, 6, seed=0)
+    assert np.array_equal(first, quantize.calibration_images(manifest, contract, 6, seed=0))
+    assert not np.array_equal(first, quantize.calibration_images(manifest, contract, 6, seed=1))
     training = {manifest.image(entry).tobytes() for entry in manifest.split("train")}
     assert len(first) == 6 and all(image.tobytes() in training for image in first)
 

@@ -118,7 +118,7 @@ def _typed(family: Exported, backend: str, precision: Precision) -> Mapping[str,
         candidates=["minmax"],
         percentile=99.99,
         keep_float=None,
-        weight_bits=[8],
+        weight_bits="auto",
     )
     return quantize(
         family.files,
