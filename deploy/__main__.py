@@ -16,7 +16,7 @@ from rich.table import Table
 
 from afdcd.errors import UserError
 from afdcd.files import disk_errors, sha256
-from deploy import hardware, tables
+from deploy import hardware, protocol_command, tables
 from deploy.benchmark import measure
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import MANIFEST, read_manifest, verify
@@ -41,7 +41,23 @@ def _show(options: argparse.Namespace, record: Config | dict[str, object], table
 def _evaluate(options: argparse.Namespace) -> None:
     manifest = verify(options.bundle)
     contract = manifest.contract
+    protocol = protocol_command.chosen(options)
+    if options.masks is None and options.submission is None:
+        raise UserError("--masks is missing; only --submission works without")
+    if options.masks is None and protocol is not None:
+        with open_session(options.bundle, threads=options.threads or manifest.threads) as session:
+            count = protocol_command.submit(session, options, protocol)
+        print(f"{count} files of labelIds in {options.submission}")
+        return
     pairs = pair(options.images, options.masks)
+    if protocol is not None:
+        with open_session(options.bundle, threads=options.threads or manifest.threads) as session:
+            samples = iter(track(read(pairs), manifest.model, len(pairs)))
+            engine = sha256(options.bundle / MANIFEST)
+            scored = protocol_command.score(session, samples, options, protocol, engine)
+        protocol_command.write_csv(options.csv, scored)
+        _show(options, scored, tables.protocol(scored))
+        return
     with open_session(options.bundle, threads=options.threads or manifest.threads) as session:
         found = evaluate(
             session,
@@ -53,6 +69,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             gallery=0,
             engine=sha256(options.bundle / MANIFEST),
         )
+    protocol_command.write_csv(options.csv, found.score)
     _show(options, found.score, tables.accuracy(found.score))
 
 
@@ -148,8 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     scores = command("evaluate", "accuracy of a bundle on images with masks of class numbers")
     scores.add_argument("bundle", type=Path)
     scores.add_argument("--images", type=Path, required=True)
-    scores.add_argument("--masks", type=Path, required=True, help="<image name>.png each")
+    scores.add_argument("--masks", type=Path, help="<image name>.png each")
     scores.add_argument("--threads", **threads)  # type: ignore[arg-type]
+    protocol_command.add_options(scores)
     scores.set_defaults(run=_evaluate)
 
     times = command(

@@ -10,6 +10,7 @@ from deploy.benchmark import Report
 from deploy.bundle import Manifest
 from deploy.check import Finding
 from deploy.evaluate import Score
+from deploy.protocols import ProtocolScore
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -65,6 +66,32 @@ def accuracy(score: Score) -> Table:
     table.add_section()
     table.add_row("mean IoU", _number(100 * score.miou, 2))
     table.add_row("pixel accuracy", _number(100 * score.pixel_accuracy, 2))
+    return table
+
+
+def protocol(score: ProtocolScore) -> Table:
+    """A row a class, the means, and below how the images were seen."""
+    used = score.protocol
+    table = _table(
+        f"{score.images} images, {used.view}; not what gates judge", ["class", "IoU %", "boundary IoU %"]
+    )
+    boundary = score.boundary_iou or dict.fromkeys(score.classes)
+    for name in score.classes:
+        row = [None if value is None else 100 * value for value in (score.iou[name], boundary[name])]
+        table.add_row(name, *(_number(value, 2) for value in row))
+    table.add_section()
+    edge = None if score.boundary_miou is None else 100 * score.boundary_miou
+    table.add_row("mean IoU", _number(100 * score.miou, 2), _number(edge, 2))
+    table.add_row("pixel accuracy", _number(100 * score.pixel_accuracy, 2), _number(None))
+    windows = (
+        f"windows {used.crop}, stride {used.stride}" if used.view == "slide" else f"at {score.input_size}"
+    )
+    scales = ", ".join(f"{scale:g}" for scale in used.scales)
+    table.caption = (
+        f"{windows}; flip {'yes' if used.flip else 'no'}; scales {scales}; absent classes "
+        f"{'count 0' if used.absent == 'zero' else 'are left out'}"
+        + (f" ({', '.join(score.absent_classes)})" if score.absent_classes else "")
+    )
     return table
 
 

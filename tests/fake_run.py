@@ -19,6 +19,7 @@ from afdcd.config import Normalisation
 from afdcd.files import sha256, write_json, write_text
 from deploy.bundle import (
     CLASS_MAP,
+    LOGITS,
     MANIFEST,
     ClassMapOutput,
     Contract,
@@ -107,7 +108,7 @@ def contract(model: str) -> Contract:
 
 
 def write_engine(folder: Path, model: str, highest: int, target: str = TARGET) -> None:
-    """A bundle whose engine answers min(red, highest)."""
+    """A bundle whose engine answers min(red, highest), and whose twin gives minus the squared distance from it."""
     value = helper.make_tensor_value_info
     constants = {"channel": np.array(0), "highest": np.array(highest, dtype=np.uint8)}
     graph = helper.make_graph(
@@ -123,6 +124,7 @@ def write_engine(folder: Path, model: str, highest: int, target: str = TARGET) -
     folder.mkdir(parents=True)
     opset = [helper.make_opsetid("", 20)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), folder / CLASS_MAP)
+    _write_twin(folder / LOGITS, constants)
     manifest = Manifest(
         format=1,
         model=model,
@@ -131,7 +133,7 @@ def write_engine(folder: Path, model: str, highest: int, target: str = TARGET) -
         precision="fp32",
         threads=1,
         contract=contract(model),
-        files=describe(folder, [CLASS_MAP]),
+        files=describe(folder, [CLASS_MAP, LOGITS]),
         quantisation={},
         parity={},
         hardware={},
@@ -139,6 +141,29 @@ def write_engine(folder: Path, model: str, highest: int, target: str = TARGET) -
         measured=None,
     )
     write_model(folder / MANIFEST, manifest)
+
+
+def _write_twin(path: Path, constants: dict[str, Any]) -> None:
+    value = helper.make_tensor_value_info
+    numbers = np.arange(len(CLASSES), dtype=np.float32).reshape(1, -1, 1, 1)
+    constants = constants | {"numbers": numbers, "axis": np.array([1])}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["images", "channel"], ["red"], axis=3),
+            helper.make_node("Min", ["red", "highest"], ["seen"]),
+            helper.make_node("Cast", ["seen"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["float", "axis"], ["planes"]),
+            helper.make_node("Sub", ["planes", "numbers"], ["distance"]),
+            helper.make_node("Mul", ["distance", "distance"], ["squared"]),
+            helper.make_node("Neg", ["squared"], ["logits"]),
+        ],
+        "red_logits",
+        [value("images", TensorProto.UINT8, ["batch", *SIZE, 3])],
+        [value("logits", TensorProto.FLOAT, ["batch", len(CLASSES), *SIZE])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
 
 
 def write_project(root: Path, params_text: str, **gates: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from afdcd.errors import UserError
 from afdcd.plugins import resolve
 from deploy.bundle import Contract, Manifest, checked_bytes, read_contract, read_manifest
 from deploy.config import Precision
@@ -109,4 +110,10 @@ def open_backend(
 
 def bundle_reader(bundle: Path, manifest: Manifest) -> Reader:
     """A reader that hands out only files that are what the manifest says."""
-    return lambda name: checked_bytes(bundle / name, manifest.files[name].sha256)
+
+    def read(name: str) -> bytes:
+        if name not in manifest.files:
+            raise UserError(f"{bundle} was built without {name}; build it again from its exported network")
+        return checked_bytes(bundle / name, manifest.files[name].sha256)
+
+    return read

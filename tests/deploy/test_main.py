@@ -47,6 +47,26 @@ def test_evaluate_scores_folders(bundle: Path, tmp_path: Path, capsys: pytest.Ca
     assert "mean IoU" in capsys.readouterr().out
 
 
+def test_evaluate_by_a_protocol(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data(tmp_path / "data", per_split=1)
+    given = ["evaluate", str(bundle), "--images", str(tmp_path / "data/image")]
+    masks = ["--masks", str(tmp_path / "data/mask")]
+    table = tmp_path / "classes.csv"
+    main([*given, *masks, "--json", "--csv", str(table)])
+    plain = json.loads(capsys.readouterr().out)
+    assert "gated" not in plain and len(table.read_text().splitlines()) == 4
+    main([*given, *masks, "--view", "slide", "--flip", "--boundary", "0.02", "--csv", str(table), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["gated"] is False and found["confusion"] == plain["confusion"]
+    assert found["protocol"]["stride"] == [-(-2 * SIZE[0] // 3), -(-2 * SIZE[1] // 3)]
+    assert table.read_text().splitlines()[1].startswith("road,1.000000,")
+    main([*given, *masks, "--absent", "zero"])
+    assert "not what gates judge" in capsys.readouterr().out
+    assert "--masks is missing" in refused(capsys, *given)
+    assert "--scales: " in refused(capsys, *given, *masks, "--scales", "0")
+    assert "named as Cityscapes" in refused(capsys, *given, "--submission", str(tmp_path / "sent"))
+
+
 def test_benchmark_takes_bundles_and_files(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
