@@ -166,7 +166,8 @@ def predict(session: GivesLogits, image: Pixels, contract: Contract, protocol: P
             found = whole(session, image, at, contract.geometry.fit, flip=protocol.flip)
         total = found if total is None else total + found
     assert total is not None
-    return total.argmax(axis=0).astype(np.uint8)
+    prediction: Pixels = total.argmax(axis=0).astype(np.uint8)
+    return prediction
 
 
 def resolved(protocol: ProtocolConfig, contract: Contract) -> ProtocolConfig:

@@ -81,7 +81,7 @@ def slide(session: GivesLogits, image: Pixels, crop: Size, stride: Size, *, flip
         total[:, window[0], window[1]] += found
         seen[window] += 1
     assert total is not None
-    mean: Maps = (total / seen)[:, :height, :width]
+    mean: Maps = (total / seen).astype(np.float32)[:, :height, :width]
     return mean
 
 
@@ -97,7 +97,7 @@ def probabilities(session: GivesLogits, image: Pixels, *, flip: bool) -> Maps:
     if not flip:
         return found
     mirrored = softmax(session.logits(np.ascontiguousarray(image[None, :, ::-1]))[0])
-    mean: Maps = (found + mirrored[:, :, ::-1]) / 2
+    mean: Maps = ((found + mirrored[:, :, ::-1]) / 2).astype(np.float32)
     return mean
 
 

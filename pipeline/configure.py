@@ -75,7 +75,10 @@ def compose(overrides: list[str], conf: Path = CONF) -> Composed:
             f"{' '.join(overrides)}: {_one_line(error)} ({COMMAND} --list shows the presets)"
         ) from error
     assert isinstance(values, dict)
-    values.pop("preset")
+    resize = values.pop("preset")["resize"]
+    if resize != "none":
+        for recipe in values["distill"]["recipes"].values():
+            recipe.setdefault("resize", resize)
     checked = params.parse(yaml.safe_dump(values, sort_keys=False), "the composed params")
     return Composed(overrides, _dump(checked.model_dump(mode="json")))
 
@@ -226,7 +229,7 @@ def main(given: list[str]) -> None:
         raise UserError(USAGE)
     if flags == {"--list"}:
         for group, name, about in presets():
-            print(f"{f'{group}={name}':24} {about}")
+            print(f"{f'{group}={name}':26} {about}")
     elif flags == {"--check"}:
         check(paths.PARAMS)
         print(f"{paths.PARAMS} is what its header says")

@@ -108,7 +108,7 @@ def contract(model: str) -> Contract:
 
 
 def write_engine(folder: Path, model: str, highest: int, target: str = TARGET) -> None:
-    """A bundle whose engine answers min(red, highest), and whose twin gives minus the squared distance from it."""
+    """A bundle whose engine answers min(red, highest); its twin gives minus the squared distance from it."""
     value = helper.make_tensor_value_info
     constants = {"channel": np.array(0), "highest": np.array(highest, dtype=np.uint8)}
     graph = helper.make_graph(

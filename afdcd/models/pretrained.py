@@ -35,6 +35,8 @@ def load_pretrained(backbone: Backbone, config: ModelConfig) -> None:
     """
     if config.pretrained == "none":
         return
+    if config.pretrained == "imagenet":
+        _require_normalisation(config)
     path = _imagenet(config.backbone) if config.pretrained == "imagenet" else Path(config.pretrained)
     network: nn.Module = backbone.network
     wanted = {_plain(name): tensor for name, tensor in network.state_dict().items()}
@@ -52,6 +54,26 @@ def load_pretrained(backbone: Backbone, config: ModelConfig) -> None:
             tensor.copy_(found[name])
     unused = len(found.keys() - wanted.keys())
     logger.info("%s: %d tensors loaded from %s, %d left aside", config.backbone, len(needed), path, unused)
+
+
+def _require_normalisation(config: ModelConfig) -> None:
+    """Refuse a normalisation that timm's weights were not trained with; to mix them costs accuracy silently.
+
+    Raises:
+        UserError: it is another; theirs is told.
+    """
+    known: Any = get_pretrained_cfg(config.backbone)
+    if known is None:
+        return
+    given = config.normalisation
+    mean, std = ([round(255 * value, 3) for value in values] for values in (known.mean, known.std))
+    wanted = [*mean, *std]
+    same = all(abs(a - b) < 0.01 for a, b in zip((*given.mean, *given.std), wanted, strict=True))
+    if given.order != "rgb" or not same:
+        raise UserError(
+            f"timm's weights of {config.backbone!r} expect the normalisation {{order: rgb, mean: {mean}, "
+            f"std: {std}}}, the settings give {given.model_dump(mode='json')}; set it, or other weights"
+        )
 
 
 def _plain(name: str) -> str:

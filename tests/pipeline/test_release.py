@@ -65,6 +65,7 @@ def test_a_release_is_a_verified_bundle_that_says_all_about_itself(here: Path) -
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=BUNDLE, check=True)
     assert {path.name for path in BUNDLE.iterdir()} == {
         "class_map.onnx",
+        "logits.onnx",
         "manifest.json",
         "README.md",
         "SHA256SUMS",
