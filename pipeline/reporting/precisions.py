@@ -62,7 +62,8 @@ def _note(records: list[Quantisation]) -> str:
     first = records[0]
     return (
         f"Calibrated on {first.calibration_images} training images, judged on {first.val_images} val images: "
-        "the highest mIoU in tenths of a point wins, then the fewest layers in float, then the highest "
-        "agreement with the float graph. SQNR: power of the float logits over that of the difference; of a "
-        "layer, the same for its own output. deploy.quantize.keep_float says how many may stay in float."
+        "the smallest loss of mIoU in tenths of a point wins (more than the float graph has is chance), "
+        "then the highest agreement with it, then the fewest layers in float. SQNR: power of the float "
+        "logits over that of the difference; of a layer, the same for its own output. "
+        "deploy.quantize.keep_float says how many may stay in float."
     )

@@ -18,11 +18,12 @@ from deploy.bundle import CLASS_MAP, LOGITS, PROGRAM
 from deploy.config import KeepFloat, QuantizeConfig, TargetConfig
 from deploy.export import Exported
 from deploy.hardware import int8_sums_saturate
+from deploy.judge import Cost
 from deploy.parity import compare
 from deploy.precision import variant
 from deploy.presets import require_preset
-from deploy.quantisation import Quantisation
-from deploy.quantize import Typed, narrowed, quantize, unchanged
+from deploy.quantisation import Candidate, Quantisation
+from deploy.quantize import Typed, _merit, narrowed, quantize, unchanged
 from deploy.sessions import open_backend
 from deploy.sessions.capability import GPU_PRECISIONS, PRECISIONS
 
@@ -282,7 +283,29 @@ def test_sensitive_layers_stay_in_float_where_that_gains_on_val(exported: Export
             assert (makers.get(node.input[1]) == "DequantizeLinear") == (node.name not in record.kept)
 
 
-def test_layers_that_gain_nothing_are_quantised(exported: Exported) -> None:
+@pytest.mark.parametrize(
+    ("candidates", "best"),
+    [
+        # (mIoU, agreement, layers in float); the float graph has 0.5.
+        ([(0.52, 0.95, 0), (0.5, 0.97, 0)], 1),  # more than float is chance
+        ([(0.46, 0.99, 0), (0.5, 0.97, 0)], 1),  # mIoU goes first
+        ([(0.4996, 0.97, 0), (0.5, 0.96, 0)], 0),  # less than a tenth of a point is no loss
+        ([(0.5, 0.9701, 2), (0.5, 0.9703, 0)], 1),  # nor is it a gain that layers in float are worth
+        ([(0.5, 0.99, 2), (0.5, 0.97, 0)], 0),  # this is one
+        ([(0.4, 0.9, 2), (0.4, 0.9, 1)], 1),
+    ],
+)
+def test_what_makes_a_candidate_the_best(candidates: list[tuple[float, float, int]], best: int) -> None:
+    made = [
+        Candidate(name="", kept=["a", "b"][:kept], miou=miou, agreement=agreement, sqnr_db=30.0)
+        for miou, agreement, kept in candidates
+    ]
+    merits = [_merit(candidate, 0.5) for candidate in made]
+    assert merits.index(max(merits)) == best
+
+
+def test_layers_that_gain_nothing_are_quantised(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.quantize.Judge.__call__", lambda *given: Cost(0.5, 0.97, 30.0))
     settings = _settings("minmax").model_copy(update={"keep_float": KeepFloat(layers=1, macs=0.4)})
     record = _quantize(exported, settings=settings).record
     assert [len(candidate.kept) for candidate in record.candidates] == [0, 1]
