@@ -64,6 +64,11 @@ def evaluation(target: str, model: str) -> Path:
     return Path("reports/evaluation") / target / model
 
 
+def protocol(target: str, model: str) -> Path:
+    """An engine's score by a protocol of papers."""
+    return Path("reports/protocols") / target / f"{model}.json"
+
+
 def benchmark(target: str) -> Path:
     """Latency of all models of a target."""
     return Path("reports/benchmark") / f"{target}.json"

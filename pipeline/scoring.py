@@ -12,6 +12,7 @@ import numpy.typing as npt
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, write_json
+from deploy.bundle import Contract
 from deploy.evaluate import Evaluation, Sample, evaluate
 from deploy.progress import track
 from deploy.sessions import Session
@@ -28,7 +29,8 @@ Maps = Mapping[str, npt.NDArray[np.uint8]]
 """Sample name -> class map at input size."""
 
 
-def _samples(manifest: Manifest) -> Iterator[Sample]:
+def samples(manifest: Manifest) -> Iterator[Sample]:
+    """The test split, one image at a time, at the images' own sizes."""
     for entry in manifest.split(SPLIT):
         yield Sample(entry.name, manifest.image(entry), manifest.labels(entry))
 
@@ -49,15 +51,11 @@ def score(
         UserError: the engine was made for other classes.
     """
     manifest, contract = Manifest.load(paths.PREPARED), session.contract
-    if list(manifest.info.classes) != contract.classes:
-        raise UserError(
-            f"{what} knows the classes {', '.join(contract.classes)}; {paths.PREPARED} has "
-            f"{', '.join(manifest.info.classes)}: export the network again (dvc repro)"
-        )
+    require_classes(manifest, contract, what)
     count = len(manifest.split(SPLIT))
     return evaluate(
         session,
-        track(_samples(manifest), what, count),
+        track(samples(manifest), what, count),
         classes=contract.classes,
         ignore_index=contract.ignore_index,
         size=contract.geometry.size,
@@ -66,6 +64,19 @@ def score(
         gallery=count if gallery is None else gallery,
         engine=engine,
     )
+
+
+def require_classes(manifest: Manifest, contract: Contract, what: str) -> None:
+    """Refuse an engine of other classes than the data's.
+
+    Raises:
+        UserError: the engine was made for other classes.
+    """
+    if list(manifest.info.classes) != contract.classes:
+        raise UserError(
+            f"{what} knows the classes {', '.join(contract.classes)}; {paths.PREPARED} has "
+            f"{', '.join(manifest.info.classes)}: export the network again (dvc repro)"
+        )
 
 
 def save(folder: Path, evaluation: Evaluation, maps_name: str) -> None:
