@@ -7,11 +7,11 @@ python benchmarks/contrast.py --gpu            # batch 16 on a GPU
 One forward and backward pass on one thread. Time: CPU seconds (on a GPU: seconds), all forms in turns in one
 process, medians; a ratio is the median over rounds of that to the released way. Memory: extra peak, each form
 in a process of its own. "pooled" shapes begin at the maps after pooling, "whole" includes the pooling.
+Differences and logarithms, not products: no share of a peak of products is told.
 """
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,9 +21,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from peak import held
 from torch import Tensor
 
 from afdcd.losses.afdcd import omni_contrast
+from afdcd.losses.contrast.forms import chosen
+from afdcd.losses.contrast.rows import Setting
 
 SHAPES: dict[str, tuple[tuple[int, int, int, int], dict[str, int]]] = {
     "demo": ((8, 256, 6, 12), {"pool": 1, "patch_size": 3}),
@@ -96,18 +99,30 @@ def clock(device: str) -> float:
     return time.process_time()
 
 
-def times(shape: str, device: str) -> dict[str, tuple[float, float, float, float]]:
-    """Form -> median seconds, ratio, relative difference of the loss and of the gradient (norm)."""
+def automatic(shape: str) -> str:
+    """The form that training takes by itself for a shape on a CPU."""
+    (batch, channels, height, width), options = SHAPES[shape]
+    pooled = torch.empty(batch, channels, height // options["pool"], width // options["pool"], device="meta")
+    patch = (options["patch_size"], options["patch_size"])
+    return chosen(pooled, Setting(patch, GROUPS, TEMPERATURE, "l1", cross_group=True))
+
+
+def times(shape: str, device: str, *only: str) -> dict[str, tuple[float, float, float, float]]:
+    """Form -> median seconds, ratio, relative difference of the loss and of the gradient (norm).
+
+    `only` these forms beside the released way, where any is named.
+    """
     student, teacher, options = maps(shape, device)
-    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
+    forms = ["released way", *only] if only else list(FORMS)
+    seconds: dict[str, list[float]] = {form: [] for form in forms}
     far: dict[str, tuple[float, float]] = {}
     expected, slope = step("released way", student, teacher, options)
-    for form in FORMS:
+    for form in forms:
         loss, gradient = step(form, student, teacher, options)
         off = (gradient - slope).norm() / slope.norm()
         far[form] = (abs(loss / expected - 1), off.item())
     for _ in range(ROUNDS):
-        for form in FORMS:
+        for form in forms:
             start = clock(device)
             step(form, student, teacher, options)
             seconds[form].append(clock(device) - start)
@@ -136,9 +151,9 @@ def memory(form: str, shape: str, device: str) -> float:
     patch = options["patch_size"] * options["pool"]
     FORMS[form](*(x[:1, :, :patch, :patch] for x in (student, teacher)), **options).backward()
     student.grad = None
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = held()
     step(form, student, teacher, options)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+    return (held() - before) * 1.048576
 
 
 def extra_memory(form: str, shape: str, device: str) -> float:
@@ -150,16 +165,17 @@ def extra_memory(form: str, shape: str, device: str) -> float:
 
 
 def main(shapes: list[str], device: str) -> None:
-    print("| shape | form | s | faster | MB | leaner | loss differs | gradient differs |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| shape | form | s | faster | img/s | MB | leaner | loss differs | gradient differs |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for shape in shapes:
         measured = times(shape, device)
         extra = {form: max(0.1, extra_memory(form, shape, device)) for form in FORMS}
         for form, (seconds, ratio, loss, gradient) in measured.items():
             leaner = extra["released way"] / extra[form]
+            images = GPU_BATCH if device == "cuda" else SHAPES[shape][0][0]
             print(
-                f"| {shape} | {form} | {seconds:.4f} | {ratio:.1f}x | {extra[form]:.1f} | {leaner:.1f}x | "
-                f"{loss:.0e} | {gradient:.0e} |",
+                f"| {shape} | {form} | {seconds:.4f} | {ratio:.1f}x | {images / seconds:.1f} | "
+                f"{extra[form]:.1f} | {leaner:.1f}x | {loss:.0e} | {gradient:.0e} |",
                 flush=True,
             )
 

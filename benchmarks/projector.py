@@ -8,7 +8,9 @@ Baseline: align, mask, two convolutions as they are written, float32, NCHW. CPU 
 forms in turns in one process; medians. Our forms choose their way as in training, but for what their names
 say. Work: 1e9 multiply-accumulates of an image in convolutions and matrix products, forward, input gradient
 and weight gradients; the composition of the folded weights, once a step, is shared by a process's images.
-Sums are not counted. A GPU, where there is one, is timed by its own events.
+Sums are not counted. "of peak": of what one core does in a large float32 product (`peak.py`); Winograd's and
+dropped cells' products are not made, so they are not in it. A GPU, where there is one, is timed by its own
+events.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from method_cost import shapes_only
 from method_time import machine
+from peak import peak
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -109,17 +112,24 @@ def inputs(form: Form, size: Size, device: str, last: bool) -> tuple[MaskedGener
     return module, features.requires_grad_(), keep, slopes
 
 
-def count() -> None:
-    """The work at 512x1024; forms that look at no values are counted on shapes alone."""
-    size = Size(*FULL)
+def counted(form: Form, given: tuple[MaskedGenerator, Tensor, Tensor, Tensor]) -> float:
+    """GMACs of an image."""
+    with FlopCounterMode(display=False) as counter:
+        run(form, *given)
+    return counter.get_total_flops() / 2e9 / BATCH
+
+
+def count() -> dict[str, float]:
+    """The work at 512x1024 by form; those that look at no values are counted on shapes alone."""
+    size, found = Size(*FULL), {}
     print(f"\nGMACs an image, 512x1024, {size.student} -> {size.teacher} channels, {BATCH} images a process")
     for form in [*FORMS[:4], FORMS[-1]]:
         bare = form.plain or "_few_are_kept" in form.switches
         with shapes_only() if bare else nullcontext():
             given = inputs(form, size, "cpu", last=not bare)
-            with FlopCounterMode(display=False) as counter:
-                run(form, *given)
-        print(f"{form.name:<20}{counter.get_total_flops() / 2e9 / BATCH:>9.1f}", flush=True)
+            found[form.name] = counted(form, given)
+        print(f"{form.name:<20}{found[form.name]:>9.1f}", flush=True)
+    return found
 
 
 def cpu_seconds(call: Callable[[], None]) -> float:
@@ -141,6 +151,7 @@ def table(name: str, size: Size, device: str) -> None:
     """Time all forms of a size in turns, and print their rows."""
     timer = gpu_seconds if device == "cuda" else cpu_seconds
     given = [inputs(form, size, device, last=not form.plain or form.narrow) for form in FORMS]
+    work = [counted(form, parts) for form, parts in zip(FORMS, given, strict=True)]
     seconds: list[list[float]] = [[] for _ in FORMS]
     for turn in range(TURNS + 1):
         for form, parts, found in zip(FORMS, given, seconds, strict=True):
@@ -148,11 +159,14 @@ def table(name: str, size: Size, device: str) -> None:
             if turn:
                 found.append(spent)
     channels = f"{size.student} -> {size.teacher} channels, {size.height}x{size.width}"
-    print(f"\n{name}: {channels}, {BATCH} images, {device}\n{'':<20}{'s':>9}{'ratio':>8}")
+    print(f"\n{name}: {channels}, {BATCH} images, {device}")
+    print(f"{'':<20}{'s':>9}{'ratio':>8}{'GMACs':>9}{'img/s':>8}{'of peak':>9}")
     first = statistics.median(seconds[0])
-    for form, found in zip(FORMS, seconds, strict=True):
+    for form, found, gmacs in zip(FORMS, seconds, work, strict=True):
         middle = statistics.median(found)
-        print(f"{form.name:<20}{middle:>9.4f}{first / middle:>7.2f}x", flush=True)
+        pace = BATCH / middle
+        share = f"{gmacs * pace / peak():.2f}" if device == "cpu" else "-"
+        print(f"{form.name:<20}{middle:>9.4f}{first / middle:>7.2f}x{gmacs:>9.1f}{pace:>8.2f}{share:>9}")
 
 
 def main(given: list[str]) -> None:
