@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +15,10 @@ from deploy.config import Config
 
 RULE = (
     "gmacs: 1e9 multiply-accumulates of one image, counted by fvcore on the network as deployed; one "
-    "multiply-add is one MAC (half of what others call FLOPs); batch normalisation and bilinear upsampling "
-    "are included, ReLU and data movement are free, and the operators in counted_as_zero are unknown to it. "
-    "conv_gmacs: convolutions and matrix products only, counted by torch's FlopCounterMode, halved."
+    "multiply-add is one MAC (half of what others call FLOPs); batch normalisation, attention and bilinear "
+    "upsampling are included, ReLU and data movement are free, and the operators in counted_as_zero are "
+    "unknown to it. conv_gmacs: convolutions and matrix products only, counted by torch's FlopCounterMode, "
+    "halved."
 )
 
 
@@ -62,6 +65,20 @@ def conv_gmacs(module: nn.Module, shape: tuple[int, int, int, int]) -> float:
     return float(counter.get_total_flops()) / 2e9
 
 
+def _attention(inputs: list[Any], outputs: list[Any]) -> int:
+    """Multiply-accumulates of fused attention, which fvcore does not know: queries by keys, then by values.
+
+    Args:
+        inputs: query (..., L, E), key (..., S, E), value (..., S, V) and others, as fvcore hands them over.
+        outputs: the result.
+    """
+    from fvcore.nn.jit_handles import get_shape
+
+    query, key, value = (get_shape(tensor) for tensor in inputs[:3])
+    count: int = math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return count
+
+
 def _fvcore(module: nn.Module, shape: tuple[int, int, int, int]) -> tuple[float, tuple[str, ...]]:
     """The count of fvcore in 1e9, and the operators that it does not know, without its warnings."""
     with warnings.catch_warnings():
@@ -71,6 +88,7 @@ def _fvcore(module: nn.Module, shape: tuple[int, int, int, int]) -> tuple[float,
 
         analysis = FlopCountAnalysis(copy.deepcopy(module).cpu().eval(), torch.zeros(shape))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
         total = analysis.total()
     unknown = sorted({name.removeprefix("aten::").rstrip("_") for name in analysis.unsupported_ops()})
     return total / 1e9, tuple(unknown)

@@ -100,3 +100,16 @@ def test_it_prints_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+class Attention(nn.Module):
+    """Two heads of 8 channels over all cells of an image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        cells = images.flatten(2).transpose(1, 2)[:, None, :, :1].expand(-1, 2, -1, 8)
+        return nn.functional.scaled_dot_product_attention(cells, cells[:, :, :5], cells[:, :, :5])
+
+
+def test_fused_attention_is_counted() -> None:
+    counted = measure(Attention(), (1, 3, 4, 6))
+    assert counted.gmacs == counted.conv_gmacs == 2 * 24 * 5 * (8 + 8) / 1e9
