@@ -87,18 +87,20 @@ def quantise(
 
 
 def _ranges(method: Calibration, percentile: float) -> Any:
-    """How ranges of activations come from what images show: over all images, as in `deploy.qdq`."""
+    """How ranges of activations come from what images show.
+
+    `minmax` is NNCF's own default, the mean over images of each one's extremes: the extremes of all images
+    cost a MobileNetV2 of random weights half of its SQNR.
+    """
     if method == "minmax":
-        estimator = estimators.RangeEstimatorParametersSet.MINMAX
-    else:
-        outside = 1 - percentile / 100
-        end = estimators.StatisticsCollectorParameters(
-            statistics_type=estimators.StatisticsType.QUANTILE,
-            aggregator_type=estimators.AggregatorType.MEAN,
-            quantile_outlier_prob=outside,
-        )
-        estimator = estimators.RangeEstimatorParameters(end, end)
-    return nncf.AdvancedQuantizationParameters(activations_range_estimator_params=estimator)
+        return nncf.AdvancedQuantizationParameters()
+    end = estimators.StatisticsCollectorParameters(
+        statistics_type=estimators.StatisticsType.QUANTILE,
+        aggregator_type=estimators.AggregatorType.MEAN,
+        quantile_outlier_prob=1 - percentile / 100,
+    )
+    ranges = estimators.RangeEstimatorParameters(end, end)
+    return nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges)
 
 
 def _files(graph: str, model: ov.Model) -> dict[str, bytes]:
