@@ -1,4 +1,4 @@
-"""The shipping half for a person with only a file: `python -m deploy evaluate|benchmark|check|verify ...`."""
+"""The shipping half for a person with only a file: `python -m deploy COMMAND`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from rich.table import Table
 from afdcd.errors import UserError
 from afdcd.files import disk_errors, sha256
 from deploy import hardware, protocol_command, tables
-from deploy.benchmark import measure
+from deploy.benchmark import measure as time_in_turn
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import MANIFEST, read_manifest, verify
 from deploy.check import ONNX_BACKENDS, check_file
+from deploy.cli import kit, measure
 from deploy.config import BenchmarkConfig, Config
 from deploy.evaluate import evaluate
 from deploy.pairs import pair, read
@@ -105,7 +106,7 @@ def _benchmark(options: argparse.Namespace) -> None:
     )
     batches = _random_batches(subjects, settings.batch_size)
     with bar("latency", settings.rounds * len(subjects)) as tick:
-        report = measure(
+        report = time_in_turn(
             subjects, batches, settings, inputs="random inputs", baseline=subjects[0].name, tick=tick
         )
     _show(options, report, tables.latency(report))
@@ -196,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     looks.add_argument("graph", type=Path, metavar="ONNX")
     looks.add_argument("--for", dest="backend", required=True, choices=ONNX_BACKENDS)
     looks.set_defaults(run=_check)
+
+    for verb in (kit, measure):
+        verb.add(command)
 
     command("doctor", "which engines this machine can run, and what the others lack").set_defaults(
         run=_doctor

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
+
 from afdcd.errors import UserError
 from deploy import hardware
 from deploy.benchmark_worker import Images, Memory, Subject
@@ -68,6 +70,14 @@ class Report(Config):
     load_average_after: float
     hardware: dict[str, Any]
     models: dict[str, Result]
+
+
+def turns(images: Sequence[Images], batch_size: int) -> list[Images]:
+    """As many batches (B, H, W, 3) as images (H, W, 3); each starts at the next one, and goes round."""
+    count = len(images)
+    return [
+        np.stack([images[(first + offset) % count] for offset in range(batch_size)]) for first in range(count)
+    ]
 
 
 class Worker:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from afdcd.config import Normalisation
 from afdcd.errors import UserError
-from afdcd.files import read_json, sha256, write_json
+from afdcd.files import json_text, read_json, sha256, write_json
 from deploy.config import Config, Count, Size
 
 MANIFEST = "manifest.json"
@@ -188,6 +188,11 @@ def describe(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
 def write_model(path: Path, value: Config) -> None:
     """Write a typed record as JSON."""
     write_json(path, value.model_dump(mode="json"))
+
+
+def manifest_sha256(manifest: Manifest) -> str:
+    """SHA-256 of the file that `write_model` makes of a manifest."""
+    return hashlib.sha256(json_text(manifest.model_dump(mode="json")).encode()).hexdigest()
 
 
 def _read_model(path: Path, kind: type[Model]) -> Model:

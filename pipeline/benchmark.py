@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import sha256, write_json
 from afdcd.geometry import fit
-from deploy.benchmark import Report, measure
+from deploy.benchmark import Report, measure, turns
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import MANIFEST, Geometry, read_manifest
 from deploy.progress import bar
@@ -27,10 +25,7 @@ def _batches(geometry: Geometry, batch_size: int) -> list[Images]:
     manifest = Manifest.load(paths.PREPARED)
     entries = manifest.split("val")[:IMAGES]
     fitted = [fit(manifest.image(entry), geometry.size, geometry.fit).image for entry in entries]
-    count = len(fitted)
-    return [
-        np.stack([fitted[(first + offset) % count] for offset in range(batch_size)]) for first in range(count)
-    ]
+    return turns(fitted, batch_size)
 
 
 def _geometry(target: str, models: list[str]) -> Geometry:

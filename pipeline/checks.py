@@ -24,10 +24,13 @@ from afdcd.models.heads import HEADS
 from afdcd.models.names import check_backbone
 from afdcd.plugins import checked_options, nearest, require_known
 from deploy.presets import require_preset
-from deploy.sessions.capability import check_target, nvidia_driver
+from deploy.sessions.capability import check_backend, check_target, nvidia_driver
 from pipeline import paths, recipes
 from pipeline.launch import count_gpus, count_processes, node_mistakes
 from pipeline.params import Params
+
+HERE = "here"
+"""`where` of a target that this machine builds and measures."""
 
 CONTROL = "alone"
 """The recipe of a student trained without a teacher."""
@@ -45,7 +48,17 @@ def check(params: Params) -> None:
         _raise(group(params))
     _raise(
         complaint
-        for group in (_data, _networks, recipes.complaints, _runtime, _batches, _export, _gates, _targets)
+        for group in (
+            _data,
+            _networks,
+            recipes.complaints,
+            _runtime,
+            _batches,
+            _export,
+            _gates,
+            _targets,
+            _elsewhere,
+        )
         for complaint in group(params)
     )
 
@@ -95,6 +108,7 @@ def _lists(params: Params) -> Iterator[str]:
     yield from _members("train.students", params.train.students, params.students)
     yield from _members("distill.run", params.distill.run, params.distill.recipes)
     yield from _members("deploy.targets", params.deploy.targets, params.deploy.specs)
+    yield from _members("deploy.elsewhere", params.deploy.elsewhere, params.deploy.specs)
     ids = produced(params)
     yield from _members("deploy.models", params.deploy.models, ids)
     yield from _members("deploy.release", params.deploy.release, params.deploy.models)
@@ -226,7 +240,7 @@ def _gates(params: Params) -> Iterator[str]:
         for target in getattr(gates, field):
             if target not in deploy.specs:
                 yield f"gates.{field}: unknown target {target!r}; {nearest(target, deploy.specs)}"
-    for target in deploy.targets:
+    for target in [*deploy.targets, *deploy.elsewhere]:
         precision = deploy.specs[target].precision
         for field in ("max_drop", "max_class_drop"):
             if precision not in getattr(gates, field):
@@ -251,15 +265,33 @@ def _targets(params: Params) -> Iterator[str]:
         )
     for name in params.deploy.targets:
         spec = params.deploy.specs[name]
-        if spec.where != "here":
+        if spec.where != HERE:
             yield (
-                f"deploy.specs.{name}.where: {spec.where!r} is not possible yet; "
-                "this version measures on this machine only: set where to here"
+                f"deploy.targets: {name} is measured on {spec.where!r} (deploy.specs.{name}.where); "
+                "move it to deploy.elsewhere, or set where to here"
             )
         else:
             yield from _refusal(check_target, name, spec) or _refusal(
                 require_preset, name, spec, params.deploy.quantize
             )
+
+
+def _elsewhere(params: Params) -> Iterator[str]:
+    """Targets of other devices: their graphs must be possible, their hardware is not asked."""
+    for name in params.deploy.elsewhere:
+        spec = params.deploy.specs[name]
+        if spec.where == HERE:
+            yield (
+                f"deploy.elsewhere: {name} is measured here (deploy.specs.{name}.where); "
+                "move it to deploy.targets, or set where to the device's name"
+            )
+        elif not _NAME.fullmatch(spec.where):
+            yield (
+                f"deploy.specs.{name}.where: {spec.where!r} is no possible name of a device; "
+                "use letters, digits and '_', and start with a letter"
+            )
+        else:
+            yield from _refusal(check_backend, name, spec) or _refusal(require_preset, name, spec)
 
 
 def _installed(package: str) -> bool:

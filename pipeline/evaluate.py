@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from afdcd.files import sha256
 from deploy.bundle import MANIFEST, read_manifest
+from deploy.maps import load_maps
 from deploy.sessions import open_session
 from pipeline import paths
 from pipeline.cli import arguments, run
-from pipeline.scoring import GALLERY, PREDICTIONS, load_maps, save, score
+from pipeline.scoring import GALLERY, PREDICTIONS, save, score
 
 PICTURES = 4
 """Class maps kept for the report's gallery."""

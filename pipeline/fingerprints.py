@@ -75,6 +75,8 @@ def stages(params: Params) -> dict[str, tuple[str, Choice]]:
     for recipe in params.distill.run:
         choice = _chosen(params, methods=methods_of(params.distill.recipes[recipe]))
         found |= {f"{stage}/{recipe}": (f"pipeline.{stage}", choice) for stage in ("adapt", "distill")}
+    away = {params.deploy.specs[target].backend for target in params.deploy.elsewhere}
+    found["kit"] = ("pipeline.kit", _chosen(params, backends=[*EXPORT_BACKENDS, *away]))
     for target in params.deploy.targets:
         choice = _chosen(params, backends=[params.deploy.specs[target].backend])
         for stage in ("quantize", "build", "evaluate", "benchmark"):

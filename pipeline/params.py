@@ -57,11 +57,15 @@ class DistillParams(Config):
 
 
 class DeployParams(Config):
-    """Which networks go to which targets, which of them are released, and how they are measured."""
+    """Which networks go to which targets, which of them are released, and how they are measured.
+
+    `targets` are built and measured here, `elsewhere` on the device that each of them names (`where`).
+    """
 
     seed: Seed
     models: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[list[str], Field(min_length=1)]
+    elsewhere: list[str]
     release: list[str]
     specs: dict[str, TargetConfig]
     export: ExportConfig

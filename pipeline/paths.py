@@ -15,6 +15,8 @@ REPORT = Path("reports/report.html")
 PLOTS = Path("reports/plots")
 VERDICT = Path("reports/verdict.json")
 RELEASE = Path("models/release")
+KITS = Path("kits")
+MEASUREMENTS = Path("measurements")
 RUNS = Path(".runs")
 DECODED = Path(".decoded")
 
@@ -72,3 +74,13 @@ def protocol(target: str, model: str) -> Path:
 def benchmark(target: str) -> Path:
     """Latency of all models of a target."""
     return Path("reports/benchmark") / f"{target}.json"
+
+
+def kit(device: str) -> Path:
+    """What goes to a device that measures targets elsewhere."""
+    return KITS / device
+
+
+def measurement(device: str) -> Path:
+    """What comes back from it."""
+    return MEASUREMENTS / f"{device}.json"

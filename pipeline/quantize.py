@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,17 @@ def main(given: list[str]) -> None:
         UserError: there is no way to that precision, or calibration or val images are missing.
     """
     target, model = arguments(given, "TARGET", "MODEL")
-    deploy = load().deploy
+    with atomic_folder(paths.typed(target, model)) as folder:
+        typed = type_graphs(load().deploy, target, model, folder)
+    _report(target, model, typed)
+
+
+def type_graphs(deploy: DeployParams, target: str, model: str, folder: Path) -> Typed:
+    """Write the graphs of a model as typed for a target into `folder`, with contract and records.
+
+    Raises:
+        UserError: there is no way to that precision, or calibration or val images are missing.
+    """
     spec = named(deploy.specs, target, "target")
     require_preset(target, spec, deploy.quantize)
     source = paths.exported(model)
@@ -49,13 +60,13 @@ def main(given: list[str]) -> None:
     else:
         assert spec.precision in ("fp16", "bf16")  # what is left in the table of presets
         typed = narrowed(exported, spec.backend, spec.precision)
-    with atomic_folder(paths.typed(target, model)) as folder:
-        for name, content in typed.files.items():
-            (folder / name).write_bytes(content)
-        for name in (CONTRACT, PARITY):
-            shutil.copyfile(source / name, folder / name)
-        write_model(folder / QUANTISATION, typed.record)
-    _report(target, model, typed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in typed.files.items():
+        (folder / name).write_bytes(content)
+    for name in (CONTRACT, PARITY):
+        shutil.copyfile(source / name, folder / name)
+    write_model(folder / QUANTISATION, typed.record)
+    return typed
 
 
 def _int8(exported: dict[str, bytes], contract: Contract, deploy: DeployParams, spec: TargetConfig) -> Typed:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, recover, sha256, write_json, write_text
 from deploy.benchmark import Report
-from deploy.bundle import MANIFEST, read_manifest, verify
+from deploy.bundle import MANIFEST, Manifest, checked_bytes, manifest_sha256, verify
 from deploy.card import card
 from deploy.evaluate import Score
 from deploy.gates import Judgement
-from pipeline import paths
+from deploy.kit import graphs
+from deploy.measurement import engine_folder
+from pipeline import elsewhere, paths
 from pipeline.cli import arguments, run
+from pipeline.elsewhere import Found
 from pipeline.gate import Verdict
 from pipeline.params import DeployParams, load
 from pipeline.provenance import provenance
@@ -25,58 +28,124 @@ SUMS = "SHA256SUMS"
 CARD = "README.md"
 
 
-def _same_engine(bundle: Path, measured_by: str, engine: str | None) -> None:
-    if engine != sha256(bundle / MANIFEST):
-        raise UserError(
-            f"{measured_by} is of another build of {bundle} than the one to release; run dvc repro"
-        )
+class _Engine(NamedTuple):
+    """An engine to release.
+
+    Attributes:
+        bundle: where it was built, for messages.
+        manifest_sha256: of its manifest as it was measured.
+        files: where each file of the manifest lies.
+        measured_by: names of what holds score and timing.
+        outputs: what DVC has of its making.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    manifest_sha256: str
+    files: dict[str, Path]
+    score: Score
+    report: Report
+    measured_by: tuple[str, str]
+    outputs: tuple[Path, ...]
 
 
-def _measured(target: str, model: str, bundle: Path, weights: str, judgement: Judgement) -> dict[str, Any]:
+def _built_here(target: str, model: str) -> _Engine:
+    """An engine of this machine.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    bundle = paths.engine(target, model)
+    manifest = verify(bundle)
+    score, report = paths.evaluation(target, model) / SCORE, paths.benchmark(target)
+    return _Engine(
+        bundle=bundle,
+        manifest=manifest,
+        manifest_sha256=sha256(bundle / MANIFEST),
+        files={name: bundle / name for name in manifest.files},
+        score=read_typed(Score, score),
+        report=read_typed(Report, report),
+        measured_by=(str(score), str(report)),
+        outputs=(
+            paths.PREPARED,
+            paths.trained(model),
+            paths.exported(model),
+            paths.typed(target, model),
+            bundle,
+        ),
+    )
+
+
+def _built_elsewhere(target: str, model: str, found: Found) -> _Engine:
+    """An engine that a device built: its graphs as they went there, and the plans that came back.
+
+    Raises:
+        UserError: a plan did not come back, or a file is not what the device measured.
+    """
+    device, manifest = found.device, found.engines[model]
+    sent = paths.kit(device) / graphs(target, model)
+    back = engine_folder(paths.MEASUREMENTS, device, target, model)
+    files = {name: sent / name if (sent / name).is_file() else back / name for name in manifest.files}
+    for name, path in files.items():
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing: {device} built {name} and measured it; bring the folder {back} back too"
+            )
+        checked_bytes(path, manifest.files[name].sha256)
+    source = str(paths.measurement(device))
+    return _Engine(
+        bundle=back,
+        manifest=manifest,
+        manifest_sha256=manifest_sha256(manifest),
+        files=files,
+        score=found.scores[model],
+        report=found.timing,
+        measured_by=(source, source),
+        outputs=(paths.PREPARED, paths.trained(model), paths.exported(model), paths.KITS),
+    )
+
+
+def _measured(target: str, model: str, engine: _Engine, judgement: Judgement) -> dict[str, Any]:
     """The manifest's last field: accuracy, latency, gates, hardware, provenance.
 
     Raises:
         UserError: a figure is missing or was taken from another build of the engine.
     """
-    score_path, report_path = paths.evaluation(target, model) / SCORE, paths.benchmark(target)
-    score, report = read_typed(Score, score_path), read_typed(Report, report_path)
+    score, report = engine.score, engine.report
     if model not in report.models:
-        raise UserError(f"{report_path} has no {model}; add it to deploy.models and run dvc repro")
+        raise UserError(f"{engine.measured_by[1]} has no {model}; add it to deploy.models and run dvc repro")
     timing = report.models[model]
-    _same_engine(bundle, str(score_path), score.engine)
-    _same_engine(bundle, str(report_path), timing.engine)
+    for source, measured in zip(engine.measured_by, (score.engine, timing.engine), strict=True):
+        if measured != engine.manifest_sha256:
+            raise UserError(
+                f"{source} is of another build of {engine.bundle} than the one to release; run dvc repro"
+            )
     gates = [gate for gate in judgement.verdicts if (gate.model, gate.target) == (model, target)]
     if not gates:
         raise UserError(f"{paths.VERDICT} judged no {model} on {target}; run dvc repro")
     settings = report.settings.model_dump(mode="json")
-    outputs = (
-        paths.PREPARED,
-        paths.trained(model),
-        paths.exported(model),
-        paths.typed(target, model),
-        bundle,
-    )
     return {
         "accuracy": {"split": SPLIT, **score.model_dump(mode="json")},
         "latency": {**settings, "inputs": report.inputs, **timing.model_dump(mode="json")},
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "hardware": report.hardware,
-        "provenance": {**provenance(outputs), "weights_sha256": weights},
+        "provenance": {
+            **provenance(engine.outputs),
+            "weights_sha256": engine.manifest.contract.weights_sha256,
+        },
     }
 
 
-def _write_bundle(target: str, model: str, judgement: Judgement, folder: Path) -> None:
+def _write_bundle(target: str, model: str, engine: _Engine, judgement: Judgement, folder: Path) -> None:
     """Write a bundle into `folder`.
 
     Raises:
         UserError: a file of the engine is missing or altered, or a figure does not belong to it.
     """
-    bundle = paths.engine(target, model)
-    manifest = verify(bundle)
-    measured = _measured(target, model, bundle, manifest.contract.weights_sha256, judgement)
+    manifest, measured = engine.manifest, _measured(target, model, engine, judgement)
     folder.mkdir(parents=True)
-    for name in manifest.files:
-        shutil.copyfile(bundle / name, folder / name)
+    for name, path in engine.files.items():
+        shutil.copyfile(path, folder / name)
     complete = manifest.model_copy(update={"measured": measured})
     write_json(folder / MANIFEST, complete.model_dump(mode="json"))
     write_text(folder / CARD, card(complete, measured))
@@ -90,8 +159,8 @@ def _shipped(deploy: DeployParams) -> list[tuple[str, str]]:
     return [
         (model, target)
         for model in deploy.release
-        for target in deploy.targets
-        if read_manifest(paths.engine(target, model)).backend != REFERENCE_BACKEND
+        for target in [*deploy.targets, *deploy.elsewhere]
+        if deploy.specs[target].backend != REFERENCE_BACKEND
     ]
 
 
@@ -108,14 +177,20 @@ def main(given: list[str]) -> None:
     verdict = read_typed(Verdict, paths.VERDICT)
     if not verdict.passed:
         raise UserError(f"{paths.VERDICT} is no passing verdict; run dvc repro gate")
-    shipped = _shipped(load().deploy)
+    deploy = load().deploy
+    shipped = _shipped(deploy)
     if not shipped:
         paths.RELEASE.mkdir(parents=True, exist_ok=True)
         print(f"nothing to release on deploy.targets; {paths.RELEASE} stays as it was")
         return
+    found, missing = elsewhere.collect(deploy)
+    for target, reason in missing.items():
+        raise UserError(f"{target} cannot be released: {reason}")
     with atomic_folder(paths.RELEASE) as temporary:
         for model, target in shipped:
-            _write_bundle(target, model, verdict.gates, temporary / model / target)
+            away = found.get(target)
+            engine = _built_here(target, model) if away is None else _built_elsewhere(target, model, away)
+            _write_bundle(target, model, engine, verdict.gates, temporary / model / target)
     for model, target in shipped:
         print(f"released {paths.RELEASE / model / target}")
 

@@ -20,9 +20,11 @@ from deploy.bundle import Manifest, read_manifest
 from deploy.config import Config
 from deploy.evaluate import Score
 from deploy.gates import Judgement, Key, Measurement, judge
-from pipeline import paths
+from deploy.maps import load_maps
+from deploy.measurement import figures
+from pipeline import elsewhere, paths
 from pipeline.params import Params
-from pipeline.scoring import GALLERY, PREDICTIONS, SCORE, load_maps
+from pipeline.scoring import GALLERY, PREDICTIONS, SCORE
 
 ALONE = "alone"
 TEACHER = "teacher"
@@ -51,6 +53,15 @@ def networks(params: Params) -> dict[str, Network]:
         model = paths.model_id(student, recipe, seed)
         found[model] = Network(model, student, recipe, seed)
     return found
+
+
+def controls(known: dict[str, Network]) -> dict[str, str]:
+    """Distilled network -> the same student and seed trained alone."""
+    return {
+        model: paths.model_id(network.student, ALONE, network.seed)
+        for model, network in known.items()
+        if network.student is not None and network.recipe != ALONE
+    }
 
 
 def read_typed(kind: type[Kind], path: Path) -> Kind:
@@ -85,7 +96,12 @@ def read_curve(path: Path) -> Curve:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run left; `root` is the project's folder, keys are (model, target)."""
+    """What a run left; `root` is the project's folder, keys are (model, target).
+
+    Attributes:
+        elsewhere: target -> device, of the targets that another device has measured.
+        missing: target -> why nothing is known of it, of those that one has yet to measure.
+    """
 
     root: Path
     params: Params
@@ -98,6 +114,8 @@ class Results:
     scores: dict[Key, Score]
     engines: dict[Key, Manifest]
     benchmarks: dict[str, Report]
+    elsewhere: dict[str, str]
+    missing: dict[str, str]
 
     def predictions(self, model: str) -> dict[str, npt.NDArray[np.uint8]]:
         """PyTorch's class maps of all test samples, by name."""
@@ -109,45 +127,30 @@ class Results:
 
     def measurement(self, model: str, target: str) -> Measurement:
         """What the gates look at."""
-        score, reference, engine = (
-            self.scores[model, target],
-            self.references[model],
-            self.engines[model, target],
-        )
-        timing = self.benchmarks[target].models[model]
-        return Measurement(
-            backend=engine.backend,
-            precision=engine.precision,
-            miou=score.miou,
-            iou=score.iou,
-            reference_miou=reference.miou,
-            reference_iou=reference.iou,
-            bytes=engine.size(),
-            p50_ms=timing.latency_ms.p50,
-            p99_ms=timing.latency_ms.p99,
-            unstable=timing.steadiness.reason,
-            speedup=timing.speedup,
-        )
+        engine, score = self.engines[model, target], self.scores[model, target]
+        return figures(engine, score, self.benchmarks[target], self.references[model])
 
     def judgement(self) -> Judgement:
-        """Every gate of every model to release, on every target that ships."""
+        """Every gate of every model to release, on every target that ships; one not measured fails."""
         deploy = self.params.deploy
-        return judge(
+        judgement = judge(
             {key: self.measurement(*key) for key in self.scores},
             self.params.gates,
             released=deploy.release,
-            targets=[name for name in deploy.targets if deploy.specs[name].backend != REFERENCE_BACKEND],
+            targets=[name for name in self.targets() if deploy.specs[name].backend != REFERENCE_BACKEND],
             teacher=TEACHER,
             controls=self.controls(),
         )
+        blocked = elsewhere.blocked(self.missing, deploy.release)
+        return Judgement(verdicts=judgement.verdicts + blocked.verdicts, notes=judgement.notes)
+
+    def targets(self) -> list[str]:
+        """All targets that were measured, those of this machine first."""
+        return [*self.params.deploy.targets, *self.elsewhere]
 
     def controls(self) -> dict[str, str]:
         """Distilled network -> the same student and seed trained alone."""
-        return {
-            model: paths.model_id(network.student, ALONE, network.seed)
-            for model, network in self.networks.items()
-            if network.student is not None and network.recipe != ALONE
-        }
+        return controls(self.networks)
 
     def metrics(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """The few numbers that `dvc metrics diff` compares: model -> target -> name -> value."""
@@ -172,6 +175,8 @@ def collect(params: Params, root: Path = Path()) -> Results:
     models, targets = params.deploy.models, params.deploy.targets
     known = networks(params)
     keys = [(model, target) for target in targets for model in models]
+    found, missing = elsewhere.collect(params.deploy, root)
+    away = [(model, target) for target in found for model in models]
     return Results(
         root=root,
         params=params,
@@ -184,9 +189,12 @@ def collect(params: Params, root: Path = Path()) -> Results:
         scores={
             (model, target): read_typed(Score, root / paths.evaluation(target, model) / SCORE)
             for model, target in keys
-        },
-        engines={
-            (model, target): read_manifest(root / paths.engine(target, model)) for model, target in keys
-        },
-        benchmarks={target: read_typed(Report, root / paths.benchmark(target)) for target in targets},
+        }
+        | {(model, target): found[target].scores[model] for model, target in away},
+        engines={(model, target): read_manifest(root / paths.engine(target, model)) for model, target in keys}
+        | {(model, target): found[target].engines[model] for model, target in away},
+        benchmarks={target: read_typed(Report, root / paths.benchmark(target)) for target in targets}
+        | {target: measured.timing for target, measured in found.items()},
+        elsewhere={target: measured.device for target, measured in found.items()},
+        missing=missing,
     )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, write_json
 from deploy.bundle import Contract
 from deploy.evaluate import Evaluation, Sample, evaluate
+from deploy.maps import Maps, save_maps
 from deploy.progress import track
 from deploy.sessions import Session
 from pipeline import paths
@@ -22,11 +19,6 @@ SPLIT = "test"
 SCORE = "score.json"
 PREDICTIONS = "predictions.npz"
 GALLERY = "gallery.npz"
-PREFIX = "map:"
-"""Before a sample's name in an archive: an image called `file` must not meet numpy's own arguments."""
-
-Maps = Mapping[str, npt.NDArray[np.uint8]]
-"""Sample name -> class map at input size."""
 
 
 def samples(manifest: Manifest) -> Iterator[Sample]:
@@ -83,20 +75,4 @@ def save(folder: Path, evaluation: Evaluation, maps_name: str) -> None:
     """Write score.json and the class maps in one step."""
     with atomic_folder(folder) as temporary:
         write_json(temporary / SCORE, evaluation.score.model_dump(mode="json"))
-        maps = {PREFIX + name: class_map for name, class_map in evaluation.maps.items()}
-        np.savez_compressed(temporary / maps_name, allow_pickle=False, **maps)
-
-
-def load_maps(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
-    """Class maps by sample name.
-
-    Raises:
-        UserError: the file is missing or broken.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name.removeprefix(PREFIX): archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run dvc repro") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete its folder and run dvc repro") from error
+        save_maps(temporary / maps_name, evaluation.maps)

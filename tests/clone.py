@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CODE = ("afdcd", "deploy", "pipeline", "conf", "data/raw/streets")
+CODE = ("afdcd", "deploy", "pipeline", "conf", "data/raw/streets", "measurements")
 FILES = (
     "dvc.yaml",
     "params.yaml",

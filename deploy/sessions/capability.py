@@ -77,15 +77,8 @@ PACKAGES = {
 
 def capability(backend: str, precision: str) -> str | None:
     """Why this machine cannot build and run a target, as the rest of a sentence; None if it can."""
-    possible = {**PRECISIONS, **GPU_PRECISIONS}.get(backend)
-    if possible is None:
-        return f"names the unknown backend {backend!r}; {nearest(backend, [*PRECISIONS, *GPU_PRECISIONS])}"
-    if precision not in possible:
-        where = "a GPU" if backend in GPU_PRECISIONS else "a CPU"
-        return (
-            f"asks {backend} for {precision}, which it does not run, or not faster, on {where}; "
-            f"take {' or '.join(possible)}"
-        )
+    if (impossible := _impossible(backend, precision)) is not None:
+        return impossible
     if backend in GPU_BACKENDS and not nvidia_driver():
         return (
             f"needs an NVIDIA GPU with a driver (libcuda.so.1 with cuInit) and {GPU_BACKENDS[backend]}; "
@@ -97,6 +90,31 @@ def capability(backend: str, precision: str) -> str | None:
             "of this version; remove it from deploy.targets"
         )
     return _missing(PACKAGES[backend]) or _lacking(backend, precision)
+
+
+def _impossible(backend: str, precision: str) -> str | None:
+    """Why no machine runs a target, as the rest of a sentence."""
+    possible = {**PRECISIONS, **GPU_PRECISIONS}.get(backend)
+    if possible is None:
+        return f"names the unknown backend {backend!r}; {nearest(backend, [*PRECISIONS, *GPU_PRECISIONS])}"
+    if precision in possible:
+        return None
+    where = "a GPU" if backend in GPU_PRECISIONS else "a CPU"
+    return (
+        f"asks {backend} for {precision}, which it does not run, or not faster, on {where}; "
+        f"take {' or '.join(possible)}"
+    )
+
+
+def check_backend(name: str, spec: TargetConfig) -> None:
+    """Refuse a target that no machine runs; what another device has is not asked.
+
+    Raises:
+        UserError: the backend is unknown, or does not run the precision.
+    """
+    reason = _impossible(spec.backend, spec.precision)
+    if reason is not None:
+        raise UserError(f"target {name} {reason}")
 
 
 def check_target(name: str, spec: TargetConfig) -> None:

@@ -41,7 +41,7 @@ def _lede(results: Results) -> str:
 def _cards(results: Results, names: Names) -> list[dict[str, str]]:
     """The first model to release on the fastest target that ships."""
     deploy = results.params.deploy
-    targets = [name for name in deploy.targets if deploy.specs[name].backend != REFERENCE_BACKEND]
+    targets = [name for name in results.targets() if deploy.specs[name].backend != REFERENCE_BACKEND]
     if not deploy.release or not targets:
         return []
     model = deploy.release[0]
@@ -74,7 +74,7 @@ def engines(results: Results, names: Names) -> dict[str, Any]:
         note += " * unsteady: the rounds disagree, and relative latency gates are not judged."
     sizes = results.complexity["networks"].values()
     uncounted = sorted({name for size in sizes for name in size["counted_as_zero"]})
-    keys = [(model, target) for model in deploy.models for target in deploy.targets]
+    keys = [(model, target) for model in deploy.models for target in results.targets()]
     return {
         "rows": [_row(results, names, *key) for key in keys],
         "test_images": results.data.info.splits["test"],
@@ -125,7 +125,7 @@ def _points(results: Results, names: Names) -> Iterator[figures.Point]:
     """Every engine as a point of accuracy over latency."""
     deploy = results.params.deploy
     for model in deploy.models:
-        for target in deploy.targets:
+        for target in results.targets():
             timing = results.benchmarks[target].models[model]
             yield figures.Point(
                 model=model,

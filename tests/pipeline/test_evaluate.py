@@ -10,8 +10,9 @@ from PIL import Image
 from afdcd.errors import UserError
 from afdcd.files import read_json, sha256
 from deploy.evaluate import Evaluation, Score
+from deploy.maps import load_maps
 from pipeline import evaluate, paths
-from pipeline.scoring import load_maps, save
+from pipeline.scoring import save
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from afdcd.files import read_json
 from afdcd.models.output import SegOutput
 from deploy.bundle import CONTRACT, write_model
 from deploy.export import export
+from deploy.maps import load_maps
 from pipeline import paths, reference
-from pipeline.scoring import load_maps
 
 
 class RedIsTheClass(nn.Module):
