@@ -291,7 +291,9 @@ def _elsewhere(params: Params) -> Iterator[str]:
                 "use letters, digits and '_', and start with a letter"
             )
         else:
-            yield from _refusal(check_backend, name, spec) or _refusal(require_preset, name, spec)
+            yield from _refusal(check_backend, name, spec) or _refusal(
+                require_preset, name, spec, params.deploy.quantize
+            )
 
 
 def _installed(package: str) -> bool:

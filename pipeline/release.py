@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, recover, sha256, write_json, write_text
 from deploy.benchmark import Report
-from deploy.bundle import MANIFEST, Manifest, checked_bytes, manifest_sha256, verify
+from deploy.bundle import MANIFEST, Manifest, checked_bytes, manifest_sha256, read_manifest, verify
 from deploy.card import card
 from deploy.evaluate import Score
 from deploy.gates import Judgement
@@ -160,7 +160,8 @@ def _shipped(deploy: DeployParams) -> list[tuple[str, str]]:
         (model, target)
         for model in deploy.release
         for target in [*deploy.targets, *deploy.elsewhere]
-        if deploy.specs[target].backend != REFERENCE_BACKEND
+        if target in deploy.elsewhere
+        or read_manifest(paths.engine(target, model)).backend != REFERENCE_BACKEND
     ]
 
 

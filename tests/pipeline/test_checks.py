@@ -310,7 +310,7 @@ def test_a_tensorrt_target_without_a_gpu(
 
 def test_a_target_elsewhere_is_refused(project: Path, edited: Edited) -> None:
     line = complaint(edited({"deploy.specs.ort_cpu_fp32.where": "jetson"}))
-    assert "deploy.specs.ort_cpu_fp32.where: 'jetson'" in line and "here" in line
+    assert "ort_cpu_fp32 is measured on 'jetson'" in line and "move it to deploy.elsewhere" in line
 
 
 def test_an_unknown_backend(project: Path, edited: Edited) -> None:

@@ -89,7 +89,7 @@ def test_training_code_leaves_export_and_reports_alone(tree: Path, params_text: 
 
 
 def test_gates_leave_training_and_engines_alone(tree: Path, params_text: str) -> None:
-    assert appended(tree, params_text, "deploy/gates.py", "x = 1") <= {"report", "gate", "release"}
+    assert appended(tree, params_text, "deploy/gates.py", "x = 1") <= {"kit", "report", "gate", "release"}
 
 
 def test_a_template_counts_with_its_package(tree: Path, params_text: str) -> None:

@@ -141,13 +141,13 @@ def test_what_only_changes_speed_runs_nothing(chain: Clone, key: str) -> None:
 def test_an_unused_target_and_an_unused_recipe_run_only_the_report(chain: Clone) -> None:
     spare = {"backend": "pytorch", "precision": "fp32", "where": "here", "threads": 1}
     with params_of(chain, {"deploy.specs.spare": spare}):
-        assert would_run(chain) <= {"report", "gate", "release"}
+        assert would_run(chain) <= {"kit", "report", "gate", "release"}
 
 
-def test_a_gate_runs_only_report_gate_and_release(chain: Clone) -> None:
+def test_a_gate_runs_only_kit_report_gate_and_release(chain: Clone) -> None:
     with params_of(chain, {"gates.max_size_mb": 4.5}):
-        assert ran(chain.repro()) == {"probe", "report", "gate", "release"}
-    assert ran(chain.repro()) == {"probe", "report", "gate", "release"}
+        assert ran(chain.repro()) == {"probe", "kit", "report", "gate", "release"}
+    assert ran(chain.repro()) == {"probe", "kit", "report", "gate", "release"}
 
 
 def test_a_failed_gate_leaves_report_and_release_and_says_by_how_much(chain: Clone) -> None:
