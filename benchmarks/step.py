@@ -43,6 +43,8 @@ from afdcd.training.optimisation import build_optimiser, clip_adapters
 from afdcd.training.optimisation import step as update
 from afdcd.training.task import Precision, Share, Supervision
 from afdcd.training.watch import TermWatch
+from deploy.hardware import instructions
+from deploy.sessions.capability import BF16_INSTRUCTIONS
 from pipeline.configure import compose
 
 RECIPE = "afdcd"
@@ -234,9 +236,15 @@ def table(name: str, forms: list[str]) -> None:
 
 
 def main(given: list[str]) -> None:
-    bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    bf16 = bool(set(BF16_INSTRUCTIONS) & set(instructions()))
     print(f"{machine()}; bf16 in hardware: {bf16}")
-    forms = [form for form, settings in FORMS.items() if not settings.compiled or "compiled" in given]
+    if not bf16:
+        print("forms in bf16 are left out: this CPU would emulate them, at a fraction of the speed of fp32")
+    forms = [
+        form
+        for form, settings in FORMS.items()
+        if (not settings.compiled or "compiled" in given) and (bf16 or not settings.teacher_bf16)
+    ]
     for name in [each for each in given if each != "compiled"] or PAIRS:
         table(name, forms)
     print(machine())
