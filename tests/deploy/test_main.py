@@ -112,7 +112,7 @@ def test_ctrl_c_is_one_word(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deploy.__main__.capability", interrupt)
+    monkeypatch.setattr("deploy.cli.doctor.capability", interrupt)
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])
     assert ended.value.code == 130 and capsys.readouterr().err == "interrupted\n"
