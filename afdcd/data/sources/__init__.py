@@ -15,6 +15,10 @@ from afdcd.plugins import resolve
 SOURCES = {
     "streets": "afdcd.data.sources.streets:Streets",
     "camvid": "afdcd.data.sources.camvid:CamVid",
+    "cityscapes": "afdcd.data.sources.cityscapes:Cityscapes",
+    "voc": "afdcd.data.sources.voc:Voc",
+    "ade20k": "afdcd.data.sources.ade20k:Ade20k",
+    "coco_stuff": "afdcd.data.sources.coco_stuff:CocoStuff",
     "folder": "afdcd.data.sources.folder:Folder",
 }
 
