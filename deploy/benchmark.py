@@ -18,6 +18,7 @@ from deploy import hardware
 from deploy.benchmark_worker import Images, Memory, Subject
 from deploy.config import BenchmarkConfig, Config
 from deploy.latency import Latency, Steadiness, medians, paired_ratio, steadiness, summarise
+from deploy.scenarios import Load, Scenario
 
 REWARM = 3
 """Untimed calls before each round at most: while the others ran, the caches went cold."""
@@ -129,6 +130,12 @@ class Worker:
         times: list[tuple[int, int]] = self._receive()
         return times
 
+    def load(self, scenario: Scenario) -> Load:
+        """Put a load of several streams on the model."""
+        self._send(scenario)
+        found: Load = self._receive()
+        return found
+
     def finish(self) -> Memory:
         """End the process; what memory it took."""
         self._send(0)
@@ -146,7 +153,12 @@ class Worker:
 
 
 @contextmanager
-def _worker(subject: Subject, batches: Sequence[Images]) -> Iterator[Worker]:
+def worker_of(subject: Subject, batches: Sequence[Images]) -> Iterator[Worker]:
+    """A process with the model open, ended afterwards.
+
+    Raises:
+        UserError: the engine cannot be opened.
+    """
     worker = Worker(subject)
     try:
         worker.open(batches)
@@ -235,7 +247,7 @@ def measure(
     """
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
-        workers = [stack.enter_context(_worker(subject, batches)) for subject in subjects]
+        workers = [stack.enter_context(worker_of(subject, batches)) for subject in subjects]
         times = _interleave(workers, settings, tick)
         memory = {worker.subject.name: worker.finish() for worker in workers}
     results = {

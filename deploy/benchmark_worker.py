@@ -13,23 +13,27 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from afdcd.errors import UserError
+from deploy.anyones import Call, Wish, open_file
+from deploy.scenarios import Scenario, run
 from deploy.sessions import open_session
 
 Images = npt.NDArray[np.uint8]
 
 
 class Subject(NamedTuple):
-    """A model to measure: a bundle's folder or an ONNX file of fixed input shapes."""
+    """A model to measure: a bundle's folder, or an ONNX file with engine and open shapes."""
 
     name: str
     path: Path
     threads: int
+    engine: str = "onnxruntime"
+    shapes: tuple[Wish, ...] = ()
 
 
 class Memory(NamedTuple):
@@ -52,44 +56,20 @@ def memory_mib(field: str) -> float | None:
     return None if found is None else round(int(found) / 1024, 2)
 
 
-def _open_onnx(path: Path, threads: int) -> Callable[[], object]:
-    """A call of an ONNX file on random inputs.
-
-    Raises:
-        UserError: an input has no fixed shape or an unusual type, or the file is not a model.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base below this
-        raise UserError(f"onnxruntime cannot open {path}: {str(error).splitlines()[0]}") from error
-    random = np.random.default_rng(0)
-    feed: dict[str, npt.NDArray[Any]] = {}
-    for given in session.get_inputs():
-        if not all(isinstance(size, int) for size in given.shape):
-            raise UserError(
-                f"{path}: input {given.name!r} has the shape {given.shape}; "
-                "a benchmark needs fixed sizes, export the model with them"
-            )
-        if given.type == "tensor(uint8)":
-            feed[given.name] = random.integers(0, 256, given.shape, dtype=np.uint8)
-        elif given.type in ("tensor(float)", "tensor(float16)"):
-            kind = np.float32 if given.type == "tensor(float)" else np.float16
-            feed[given.name] = random.random(given.shape).astype(kind)
-        else:
-            raise UserError(f"{path}: input {given.name!r} is {given.type}; uint8 and float can be measured")
-    return lambda: session.run(None, feed)
-
-
 def _open_bundle(subject: Subject, batches: Sequence[Images], stack: ExitStack) -> Callable[[], object]:
     """A call of a bundle's engine on the batches in turn, each uint8 (B, H, W, 3)."""
     session = stack.enter_context(open_session(subject.path, threads=subject.threads))
     turns = itertools.cycle(batches)
     return lambda: session.infer(next(turns))
+
+
+def _open(subject: Subject, batches: Sequence[Images], stack: ExitStack, *, streams: int) -> list[Call]:
+    """Calls that may run at the same time: each stream of a bundle has a session of its own."""
+    if subject.path.is_dir():
+        return [_open_bundle(subject, batches, stack) for _ in range(streams)]
+    return open_file(
+        subject.path, subject.engine, threads=subject.threads, wishes=subject.shapes, streams=streams
+    )
 
 
 def time_calls(call: Callable[[], object], count: int) -> list[tuple[int, int]]:
@@ -103,23 +83,22 @@ def time_calls(call: Callable[[], object], count: int) -> list[tuple[int, int]]:
 
 
 def work(connection: Connection) -> None:
-    """Open the engine that is asked for, then time as many calls as each message says; 0 ends it."""
+    """Open the engine that is asked for, then do as told: time so many calls, or bear a load; 0 ends it."""
     subject, batches = connection.recv()
     before = memory_mib("VmRSS")
     try:
         with ExitStack() as stack:
             start = time.perf_counter_ns()
-            opened = (
-                _open_bundle(subject, batches, stack)
-                if subject.path.is_dir()
-                else _open_onnx(subject.path, subject.threads)
-            )
+            (opened,) = _open(subject, batches, stack, streams=1)
             opened()
             connection.send(time.perf_counter_ns() - start)
             gc.collect()
             gc.disable()  # a collection inside a call would be counted as the engine's
-            while count := connection.recv():
-                connection.send(time_calls(opened, count))
+            while asked := connection.recv():
+                if isinstance(asked, Scenario):
+                    connection.send(run(_open(subject, batches, stack, streams=asked.streams), asked))
+                else:
+                    connection.send(time_calls(opened, asked))
             connection.send(Memory(before, memory_mib("VmHWM")))
     except UserError as error:
         connection.send(error)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rich.console import Group
 from rich.table import Table
 
 from deploy.benchmark import Report
 from deploy.bundle import Manifest
 from deploy.check import Finding
 from deploy.evaluate import Score
+from deploy.latency import Latency
+from deploy.macs import Macs
+from deploy.peak import Peak
 from deploy.protocols import ProtocolScore
+from deploy.scenarios import Load
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -52,6 +57,61 @@ def latency(report: Report) -> Table:
     unsteady = {name: result.steadiness.reason for name, result in report.models.items()}
     table.caption = "\n".join(f"{name}: {reason}" for name, reason in unsteady.items() if reason) or None
     return table
+
+
+def benchmark(
+    report: Report, macs: Mapping[str, Macs | str], peak: Peak | None, loads: Mapping[str, Sequence[Load]]
+) -> Group:
+    """Latency, work and load, each in a table."""
+    work = _table(
+        "work a call",
+        ["model", "GMACs", "GFLOP", "effective", "effective GFLOP/s", "of fp32 peak %"],
+    )
+    notes = []
+    for name, found in macs.items():
+        if isinstance(found, str):
+            work.add_row(name, *[_number(None)] * 5)
+            notes.append(f"{name}: {found}")
+            continue
+        speed = found.effective_gflops / report.models[name].latency_ms.p50 * 1000
+        best = None if peak is None else peak.gflops["fp32"]
+        share = None if best is None else 100 * speed / best
+        figures = (found.gmacs, found.gflops, found.effective_gflops, speed)
+        work.add_row(name, *(_number(value) for value in figures), _number(share, 1))
+        if found.uncounted:
+            notes.append(f"{name}: {', '.join(found.uncounted)} are not counted")
+    if peak is not None:
+        reached = (f"{kind} {value:.0f} ({peak.by[kind]})" for kind, value in peak.gflops.items() if value)
+        notes.append(f"peak on {peak.threads} thread(s), GFLOP/s: {'; '.join(reached)}")
+    work.caption = "\n".join(notes) or None
+    shown = [latency(report), work]
+    if any(loads.values()):
+        shown.append(_loads(loads))
+    return Group(*shown)
+
+
+def _loads(loads: Mapping[str, Sequence[Load]]) -> Table:
+    table = _table(
+        "load: server latencies count from the planned arrival",
+        ["model", "scenario", "streams", "queries", "calls/s", "rate", "p50", "p90", "p99"],
+    )
+    for name, found in loads.items():
+        for one in found:
+            times = one.latency_ms
+            table.add_row(
+                name,
+                one.kind,
+                str(one.streams),
+                str(one.queries),
+                _number(one.throughput, 2),
+                _number(one.rate, 2),
+                *map(_number, _shown(times)),
+            )
+    return table
+
+
+def _shown(times: Latency | None) -> tuple[float | None, ...]:
+    return (None, None, None) if times is None else (times.p50, times.p90, times.p99)
 
 
 def accuracy(score: Score) -> Table:

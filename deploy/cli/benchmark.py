@@ -1,4 +1,4 @@
-"""`python -m deploy benchmark`: latency of bundles and ONNX files, measured in turn."""
+"""`python -m deploy benchmark`: latency and load of bundles and anyone's ONNX files, measured in turn."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from pathlib import Path
 import numpy as np
 
 from afdcd.errors import UserError
-from deploy import tables
-from deploy.benchmark import measure
+from deploy import peak, tables, trtexec
+from deploy.anyones import ENGINES, Wish
+from deploy.benchmark import Worker, measure, worker_of
 from deploy.benchmark_worker import Images, Subject
-from deploy.bundle import read_manifest
+from deploy.bundle import CLASS_MAP, read_manifest
 from deploy.cli import Verbs
 from deploy.cli.output import above_zero, add_out, add_threads, count, show
 from deploy.config import BenchmarkConfig
+from deploy.graph import load
+from deploy.macs import Macs
+from deploy.macs import count as count_macs
 from deploy.progress import bar
+from deploy.scenarios import QUERIES, Load, Scenario, search
 
 COUNTS = {
-    "batch-size": (1, "images a call: what a bundle is given, what an ONNX file's input holds"),
+    "batch-size": (1, "images a call of a bundle; an ONNX file's is in its shape"),
     "warmup": (10, "untimed calls first"),
     "iterations": (140, "timed calls a round; p99 needs 662 in all"),
     "rounds": (5, "turns of each model"),
@@ -28,10 +33,14 @@ COUNTS = {
 
 def add(command: Verbs) -> None:
     """The verb and its arguments."""
-    verb = command(
-        "benchmark", "latency of bundles and fixed-shape ONNX files in turn; the first is the baseline"
-    )
+    verb = command("benchmark", "latency of bundles and ONNX files in turn; the first is the baseline")
     verb.add_argument("paths", type=Path, nargs="+", metavar="BUNDLE_OR_ONNX")
+    verb.add_argument(
+        "--backend", nargs="+", choices=ENGINES, default=["onnxruntime"], help="engines for ONNX files"
+    )
+    verb.add_argument(
+        "--shape", type=_wish, nargs="+", default=[], metavar="[NAME:]1x3x512x1024", help="of open inputs"
+    )
     add_threads(verb)
     add_out(verb)
     for name, (default, does) in COUNTS.items():
@@ -39,6 +48,15 @@ def add(command: Verbs) -> None:
     verb.add_argument(
         "--max-cv", type=above_zero, default=0.1, help="spread of rounds called steady, default 0.1"
     )
+    verb.add_argument("--peak", action="store_true", help="also measure what the machine reaches at best")
+    loads = verb.add_argument_group("load", "after MLPerf; beside the latency of a single stream")
+    loads.add_argument(
+        "--scenario", nargs="+", choices=["single-stream", "offline", "server"], default=["single-stream"]
+    )
+    loads.add_argument("--streams", type=count, default=2, help="calls at the same time, default 2")
+    loads.add_argument("--seconds", type=above_zero, default=10.0, help="of offline, default 10")
+    loads.add_argument("--rate", type=above_zero, help="arrivals a second of server; searched if not given")
+    loads.add_argument("--target-ms", type=above_zero, help="what p99 of server may be when searching")
     verb.set_defaults(run=run)
 
 
@@ -46,11 +64,11 @@ def run(options: argparse.Namespace) -> None:
     """Measure all models in one run.
 
     Raises:
-        UserError: a model is given twice or cannot be opened, or bundles take different sizes.
+        UserError: a model is given twice or cannot be opened or run, or bundles take different sizes.
     """
-    subjects = [_subject(path, options.threads) for path in options.paths]
-    if len({subject.name for subject in subjects}) < len(subjects):
-        raise UserError("a model is given twice; give each once")
+    subjects = _subjects(options)
+    if "server" in options.scenario and options.rate is None and options.target_ms is None:
+        raise UserError("--scenario server needs --rate, or --target-ms to search the rate for")
     settings = BenchmarkConfig(
         batch_size=options.batch_size,
         warmup=options.warmup,
@@ -63,16 +81,47 @@ def run(options: argparse.Namespace) -> None:
         report = measure(
             subjects, batches, settings, inputs="random inputs", baseline=subjects[0].name, tick=tick
         )
-    show(options, report, tables.latency(report))
+    loads = _loads(options, subjects, batches)
+    macs = {subject.name: _macs(subject, batches) for subject in subjects}
+    best = peak.measure(subjects[0].threads) if options.peak else None
+    record = report.model_dump(mode="json")
+    record["trtexec"] = {name: trtexec.fields(result) for name, result in report.models.items()}
+    record["complexity"] = {
+        name: found.model_dump(exclude={"nodes"}) if isinstance(found, Macs) else {"reason": found}
+        for name, found in macs.items()
+    }
+    record["peak"] = None if best is None else best.model_dump()
+    record["loads"] = {name: [one.model_dump() for one in found] for name, found in loads.items()}
+    show(options, record, tables.benchmark(report, macs, best, loads))
 
 
-def _subject(path: Path, threads: int | None) -> Subject:
-    if path.is_dir():
-        manifest = read_manifest(path)
-        return Subject(f"{manifest.model} on {manifest.target}", path, threads or manifest.threads)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give ONNX files or bundle folders")
-    return Subject(str(path), path, threads or 1)
+def _wish(text: str) -> Wish:
+    name, _, lengths = text.rpartition(":")
+    try:
+        shape = tuple(int(length) for length in lengths.split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"must be like 1x3x512x1024 or images:1x3x512x1024, got {text!r}")
+    return Wish(name, shape)
+
+
+def _subjects(options: argparse.Namespace) -> list[Subject]:
+    found = []
+    for path in options.paths:
+        if path.is_dir():
+            manifest = read_manifest(path)
+            name = f"{manifest.model} on {manifest.target}"
+            found.append(Subject(name, path, options.threads or manifest.threads))
+            continue
+        if not path.exists():
+            raise UserError(f"{path} does not exist; give ONNX files or bundle folders")
+        for engine in options.backend:
+            name = f"{path} on {engine}" if len(options.backend) > 1 else str(path)
+            found.append(Subject(name, path, options.threads or 1, engine, tuple(options.shape)))
+    if len({subject.name for subject in found}) < len(found):
+        raise UserError("a model is given twice; give each once")
+    return found
 
 
 def _random_batches(subjects: Sequence[Subject], batch_size: int) -> list[Images]:
@@ -83,3 +132,52 @@ def _random_batches(subjects: Sequence[Subject], batch_size: int) -> list[Images
         raise UserError(f"the bundles take different input sizes {sorted(sizes)}; measure them in two runs")
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (batch_size, *size, 3), dtype=np.uint8) for size in sizes]
+
+
+def _loads(
+    options: argparse.Namespace, subjects: Sequence[Subject], batches: Sequence[Images]
+) -> dict[str, list[Load]]:
+    kinds = [kind for kind in ("offline", "server") if kind in options.scenario]
+    found: dict[str, list[Load]] = {}
+    for subject in subjects if kinds else ():
+        with worker_of(subject, batches) as worker:
+            found[subject.name] = [_load(options, worker, kind) for kind in kinds]
+            worker.finish()
+    return found
+
+
+def _load(options: argparse.Namespace, worker: Worker, kind: str) -> Load:
+    def offline(seconds: float) -> Load:
+        return worker.load(Scenario("offline", options.streams, seconds, 0.0, 0))
+
+    def serve(rate: float) -> Load:
+        return worker.load(Scenario("server", options.streams, 0.0, rate, QUERIES))
+
+    if kind == "offline":
+        return offline(options.seconds)
+    if options.rate is not None:
+        return serve(options.rate)
+    return search(serve, offline(min(options.seconds, 3.0)).throughput, options.target_ms)
+
+
+def _macs(subject: Subject, batches: Sequence[Images]) -> Macs | str:
+    """The count of a graph, or why there is none."""
+    path = subject.path / CLASS_MAP if subject.path.is_dir() else subject.path
+    if not path.is_file():
+        return "the bundle holds no ONNX graph"
+    try:
+        model = load(path)
+        if subject.path.is_dir():
+            return count_macs(model, {model.graph.input[0].name: batches[0].shape})
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in model.graph.input if value.name not in weights]
+        shapes = {
+            value.name: wish.shape
+            for value in inputs
+            for wish in subject.shapes
+            if wish.name == value.name
+            or (not wish.name and len(wish.shape) == len(value.type.tensor_type.shape.dim))
+        }
+        return count_macs(model, shapes)
+    except UserError as error:
+        return str(error)

@@ -6,9 +6,9 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from afdcd.files import write_json
 from deploy.config import Config
@@ -19,7 +19,7 @@ def add_out(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", type=Path, metavar="FILE", help="also write the JSON to this file")
 
 
-def show(options: argparse.Namespace, record: Config | dict[str, object], table: Table) -> None:
+def show(options: argparse.Namespace, record: Config | dict[str, Any], table: RenderableType) -> None:
     """Write the record where `add_out` was told to, and print it as JSON or as a table."""
     value = record.model_dump(mode="json") if isinstance(record, Config) else record
     if getattr(options, "out", None) is not None:

@@ -36,12 +36,17 @@ SHAPE_ARITHMETIC = frozenset(
 
 
 def open_graph(
-    graph: bytes, name: str, *, threads: int, provider: str = CPU, settings: dict[str, str] | None = None
+    graph: bytes | str,
+    name: str,
+    *,
+    threads: int,
+    provider: str = CPU,
+    settings: dict[str, str] | None = None,
 ) -> ort.InferenceSession:
     """An ONNX graph on one provider with `threads` CPU threads inside an operator, one operator at a time.
 
     Args:
-        graph: the content of the file.
+        graph: the content of the file; or its path, where it keeps weights in other files.
         name: the file's name, for messages.
         threads: CPU threads.
         provider: as ONNX Runtime calls it.
