@@ -9,9 +9,9 @@ from pathlib import Path
 
 from afdcd.errors import UserError
 from afdcd.files import disk_errors
-from deploy.cli import benchmark, check, doctor, evaluate, kit, measure, verify
+from deploy.cli import benchmark, build, check, doctor, evaluate, kit, measure, parity, quantize, verify
 
-VERBS = (evaluate, benchmark, kit, measure, verify, check, doctor)
+VERBS = (quantize, build, parity, evaluate, benchmark, kit, measure, verify, check, doctor)
 """In the order that --help lists them."""
 
 

@@ -13,8 +13,10 @@ from deploy.check import Finding
 from deploy.evaluate import Score
 from deploy.latency import Latency
 from deploy.macs import Macs
+from deploy.parity import Parity
 from deploy.peak import Peak
 from deploy.protocols import ProtocolScore
+from deploy.quantisation import Quantisation
 from deploy.scenarios import Load
 
 
@@ -112,6 +114,33 @@ def _loads(loads: Mapping[str, Sequence[Load]]) -> Table:
 
 def _shown(times: Latency | None) -> tuple[float | None, ...]:
     return (None, None, None) if times is None else (times.p50, times.p90, times.p99)
+
+
+def parity(found: Parity) -> Table:
+    """A row a shape and kind of input."""
+    table = _table(
+        f"{found.images} images against PyTorch",
+        ["input", "shape", "agreement", "largest relative error", "SQNR dB"],
+    )
+    for case in found.cases:
+        table.add_row(
+            case.kind,
+            "x".join(map(str, case.shape)),
+            _number(case.agreement, 6),
+            f"{case.max_relative_error:.1e}",
+            _number(case.sqnr_db, 1),
+        )
+    return table
+
+
+def candidates(record: Quantisation) -> Table:
+    """A row a candidate; below, the layers that stay in float."""
+    table = _table(f"INT8, preset {record.preset}", ["candidate", "mIoU %", "agreement", "chosen"])
+    for one in record.candidates:
+        chosen = "yes" if one.name == record.chosen else ""
+        table.add_row(one.name, _number(100 * one.miou, 2), _number(one.agreement, 4), chosen)
+    table.caption = f"in float stay {', '.join(record.kept)}" if record.kept else None
+    return table
 
 
 def accuracy(score: Score) -> Table:

@@ -129,3 +129,11 @@ def test_a_full_disk_is_one_sentence() -> None:
         )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: the disk is full while writing the output")
+
+
+def test_the_verbs_need_no_torch() -> None:
+    program = (
+        "import sys; import deploy.__main__;"
+        "assert not {'torch', 'openvino', 'nncf', 'afdcd.models'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,39 @@
+"""`python -m deploy build`: a folder of typed graphs becomes an engine bundle that has run once here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from deploy import hardware, tables
+from deploy.build import build
+from deploy.cli import Verbs
+from deploy.cli.output import count, show
+from deploy.config import Precision, TargetConfig
+from deploy.sessions import BACKENDS
+
+
+def add(command: Verbs) -> None:
+    """The verb and its arguments."""
+    verb = command("build", "an engine bundle from a folder that `quantize` or the pipeline wrote")
+    verb.add_argument("typed", type=Path, metavar="FOLDER", help="graphs, contract, parity, quantize.json")
+    verb.add_argument("--backend", required=True, choices=sorted(BACKENDS))
+    verb.add_argument("--precision", required=True, choices=get_args(Precision))
+    verb.add_argument("--threads", type=count, default=1, help="CPU threads, default 1")
+    verb.add_argument("--bundle", type=Path, required=True, help="the folder to write; replaced as a whole")
+    verb.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Build the bundle and say what is in it.
+
+    Raises:
+        UserError: this machine cannot run the target, a graph is not sound, or the engine does not run.
+    """
+    spec = TargetConfig(
+        backend=options.backend, precision=options.precision, where="here", threads=options.threads
+    )
+    target = f"{options.backend}_{options.precision}"
+    manifest = build(options.typed, options.bundle, target=target, spec=spec, hardware=hardware.describe())
+    show(options, manifest, tables.contents(manifest))
