@@ -5,11 +5,14 @@ from __future__ import annotations
 from deploy.benchmark import Result
 
 CPU = "the engine runs on the CPU: there is no queue of a device and no copy to or from one"
-"""Why a field of a GPU is null."""
+"""Why a field of a GPU is null on a CPU."""
+
+GPU = "copies and computation are timed as one call: a call is from host memory to host memory"
+"""Why it is null on a GPU."""
 
 
-def fields(result: Result) -> dict[str, object]:
-    """Milliseconds by trtexec's names; null where a CPU engine has none, with the reason.
+def fields(result: Result, *, gpu: bool) -> dict[str, object]:
+    """Milliseconds by trtexec's names; null where there is none, with the reason.
 
     On a CPU the whole call is computation on host memory, so that compute time and latency are one.
     """
@@ -33,5 +36,5 @@ def fields(result: Result) -> dict[str, object]:
         "D2H Latency": None,
         "Total Host Walltime": total,
         "Total GPU Compute Time": None,
-        "null because": CPU,
+        "null because": GPU if gpu else CPU,
     }

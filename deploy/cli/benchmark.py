@@ -22,6 +22,7 @@ from deploy.macs import Macs
 from deploy.macs import count as count_macs
 from deploy.progress import bar
 from deploy.scenarios import QUERIES, Load, Scenario, search
+from deploy.sessions.capability import GPU_BACKENDS
 
 COUNTS = {
     "batch-size": (1, "images a call of a bundle; an ONNX file's is in its shape"),
@@ -85,7 +86,10 @@ def run(options: argparse.Namespace) -> None:
     macs = {subject.name: _macs(subject, batches) for subject in subjects}
     best = peak.measure(subjects[0].threads) if options.peak else None
     record = report.model_dump(mode="json")
-    record["trtexec"] = {name: trtexec.fields(result) for name, result in report.models.items()}
+    record["trtexec"] = {
+        one.name: trtexec.fields(report.models[one.name], gpu=_backend(one) in GPU_BACKENDS)
+        for one in subjects
+    }
     record["complexity"] = {
         name: found.model_dump(exclude={"nodes"}) if isinstance(found, Macs) else {"reason": found}
         for name, found in macs.items()
@@ -93,6 +97,10 @@ def run(options: argparse.Namespace) -> None:
     record["peak"] = None if best is None else best.model_dump()
     record["loads"] = {name: [one.model_dump() for one in found] for name, found in loads.items()}
     show(options, record, tables.benchmark(report, macs, best, loads))
+
+
+def _backend(subject: Subject) -> str:
+    return read_manifest(subject.path).backend if subject.path.is_dir() else subject.engine
 
 
 def _wish(text: str) -> Wish:
