@@ -9,9 +9,21 @@ from pathlib import Path
 
 from afdcd.errors import UserError
 from afdcd.files import disk_errors
-from deploy.cli import benchmark, build, check, doctor, evaluate, kit, measure, parity, quantize, verify
+from deploy.cli import (
+    benchmark,
+    build,
+    check,
+    doctor,
+    evaluate,
+    kit,
+    measure,
+    parity,
+    quantize,
+    triton_repo,
+    verify,
+)
 
-VERBS = (quantize, build, parity, evaluate, benchmark, kit, measure, verify, check, doctor)
+VERBS = (quantize, build, parity, evaluate, benchmark, kit, measure, triton_repo, verify, check, doctor)
 """In the order that --help lists them."""
 
 
