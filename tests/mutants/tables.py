@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class Table:
     name: str
     tests: tuple[str, ...]
     faults: tuple[Fault, ...]
+
+    def thinned(self, step: int) -> Table:
+        """The table with each `step`-th fault, the first one among them."""
+        return replace(self, faults=self.faults[:: max(1, step)])
 
 
 def read_tables(root: Path, names: list[str]) -> list[Table]:
