@@ -19,11 +19,25 @@ from deploy.cli import (
     measure,
     parity,
     quantize,
+    serve,
     triton_repo,
     verify,
 )
 
-VERBS = (quantize, build, parity, evaluate, benchmark, kit, measure, triton_repo, verify, check, doctor)
+VERBS = (
+    quantize,
+    build,
+    parity,
+    evaluate,
+    benchmark,
+    kit,
+    measure,
+    serve,
+    triton_repo,
+    verify,
+    check,
+    doctor,
+)
 """In the order that --help lists them."""
 
 
