@@ -10,6 +10,7 @@ from pathlib import Path
 from afdcd.errors import UserError
 from afdcd.files import disk_errors
 from deploy.cli import (
+    bench_server,
     benchmark,
     build,
     check,
@@ -33,6 +34,7 @@ VERBS = (
     kit,
     measure,
     serve,
+    bench_server,
     triton_repo,
     verify,
     check,
