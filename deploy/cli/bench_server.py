@@ -70,10 +70,10 @@ def _token(path: Path | None) -> str | None:
 def _table(found: Measured) -> Table:
     load = found.load
     how = f"{load.clients} clients" if load.rate is None else f"{load.rate:g} arrivals a second"
-    table = Table(
-        "", "", title=f"{found.model} at {found.url}: {how}", title_justify="left", show_header=False
-    )
+    table = Table("", "", show_header=False)
     table.columns[1].justify = "right"
+    table.add_row("model", found.model)
+    table.add_row("load", how)
     table.add_row("good answers a second", f"{load.throughput:.2f}")
     if load.latency_ms is not None:
         for name in ("min", "p50", "p90", "p95", "p99", "max"):
@@ -83,6 +83,6 @@ def _table(found: Measured) -> Table:
     for outcome, times in load.outcomes.items():
         table.add_row(f"answers: {outcome}", str(times))
     if load.sent_late is not None:
-        table.add_row("sent late, all clients busy", f"{load.sent_late:.1%}")
+        table.add_row("sent a millisecond or more late", f"{load.sent_late:.1%}")
         table.add_row("not sent in time", str(load.unsent))
     return table

@@ -94,7 +94,11 @@ class Grpc:
         self._grpc: Any = grpc
         parts = urlsplit(url)
         # A channel each: the library would share one between all clients of an address.
-        own = [("grpc.use_local_subchannel_pool", 1)]
+        own = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+        ]
         self._client = grpc.InferenceServerClient(parts.netloc, channel_args=own)
         self._model, self._version, self._timeout = model, version, timeout
         self._headers = None if token is None else {"authorization": f"Bearer {token}"}

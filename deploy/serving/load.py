@@ -37,7 +37,8 @@ class Loaded(Config):
         outcomes: ok and each reason of failure -> how many.
         throughput: good answers a second.
         latency_ms: of good answers; null if there is none.
-        sent_late: share of requests that left a millisecond or more after their time, all clients being busy.
+        sent_late: share of requests that left a millisecond or more after their time, for want of a client
+            or a processor.
     """
 
     kind: Literal["closed", "open"]
