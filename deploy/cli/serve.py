@@ -21,6 +21,8 @@ def add(command: Verbs) -> None:
     verb.add_argument("paths", type=Path, nargs="+", metavar="BUNDLE_OR_RELEASE")
     verb.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1; 0.0.0.0 for all")
     verb.add_argument("--port", type=int, default=8000, help="of HTTP, default 8000; 0 takes a free one")
+    verb.add_argument("--grpc-port", type=int, default=8001, help="default 8001; 0 takes a free one")
+    verb.add_argument("--no-grpc", action="store_true", help="HTTP alone")
     work = verb.add_argument_group("scheduling, for each model")
     work.add_argument("--sessions", type=count, help="default: one a CPU core; 1 on a GPU")
     work.add_argument("--threads", type=count, default=1, help="CPU threads of a session, default 1")
@@ -76,7 +78,16 @@ def run(options: argparse.Namespace) -> None:
     )
     serving = Service(Models(find_bundles(options.paths), plan), limits)
     app = http.app(serving, token=token, control=options.control)
-    address = server.Address(options.host, options.port, options.tls and tuple(options.tls))
+    certificate = options.tls and tuple(options.tls)
+    address = server.Address(options.host, options.port, certificate)
+
+    async def grpc() -> tuple[int, server.Stop]:
+        from deploy.serving import rpc
+
+        where = f"{options.host}:{options.grpc_port}"
+        return await rpc.start(
+            serving, where, token=token, certificate=certificate, drain_seconds=options.drain_s
+        )
 
     async def main() -> None:
         await server.serve(
@@ -84,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
             serving,
             address,
             drain_seconds=options.drain_s,
-            also=None,
+            also=None if options.no_grpc else grpc,
             tell=lambda line: print(line, flush=True),
         )
 

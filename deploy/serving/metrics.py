@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
 LABELS = ("model", "version")
@@ -16,6 +17,7 @@ COMPUTE = Histogram("v2_compute_seconds", "in the engine", LABELS, buckets=BUCKE
 TOTAL = Histogram(
     "v2_request_seconds", "from the whole request to its answer", LABELS, buckets=BUCKETS, registry=REGISTRY
 )
+WAITING = Gauge("v2_waiting", "requests in the queue", LABELS, registry=REGISTRY)
 
 
 class Tally:
@@ -50,6 +52,14 @@ class Tally:
         REQUESTS.labels(*self._labels, outcome).inc()
         self._failed += 1
         self._failed_ns += int(total * 1e9)
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        """Ask for the length of the queue whenever the metrics are read."""
+        WAITING.labels(*self._labels).set_function(waiting)
+
+    def forget(self) -> None:
+        """The version is closed: its queue is no more."""
+        WAITING.remove(*self._labels)
 
     def statistics(self) -> dict[str, Any]:
         """As Triton gives them; times are sums in nanoseconds."""

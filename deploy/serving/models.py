@@ -34,6 +34,11 @@ class Version(NamedTuple):
         """What the engine takes and gives."""
         return self.manifest.contract
 
+    def retire(self) -> None:
+        """Finish its work and free it."""
+        self.engine.close(CLOSING_SECONDS)
+        self.tally.forget()
+
 
 class Models:
     """All models of a server. Reading is free of locks: every change puts a new tuple in place.
@@ -140,14 +145,16 @@ class Models:
         engine = Engine(open_one, scheduling)
         number = str(self._made.get(name, 0) + 1)
         self._made[name] = int(number)
-        return Version(name, number, manifest, manifest_sha256(manifest), engine, Tally(name, number))
+        tally = Tally(name, number)
+        tally.watch(lambda: engine.waiting)
+        return Version(name, number, manifest, manifest_sha256(manifest), engine, tally)
 
     def _put(self, name: str, current: Version, new: Version) -> None:
         old = self._kept[name]
         self._kept[name] = (current, new)
         for version in old:
             if version is not current:
-                threading.Thread(target=version.engine.close, args=(CLOSING_SECONDS,), daemon=True).start()
+                threading.Thread(target=version.retire, daemon=True).start()
 
 
 def find_bundles(paths: Sequence[Path]) -> list[Path]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 WAIT = 30.0
+GRPC = ("--grpc-port", "0")
 
 
 class Reply(NamedTuple):
@@ -30,7 +31,7 @@ class Server:
         self.log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "deploy", "serve", *map(str, given), "--port", "0"],
+                [sys.executable, "-m", "deploy", "serve", *map(str, given), "--port", "0", *GRPC],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
