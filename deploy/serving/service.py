@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any, NamedTuple
 
@@ -79,7 +80,11 @@ class Service:
 
 def server_metadata() -> dict[str, Any]:
     """As the protocol gives it."""
-    return {"name": NAME, "version": installed("afdcd"), "extensions": EXTENSIONS}
+    try:
+        version = installed("afdcd")
+    except PackageNotFoundError:
+        version = "source"  # A container may hold the folders alone.
+    return {"name": NAME, "version": version, "extensions": EXTENSIONS}
 
 
 def model_metadata(versions: tuple[Version, ...], version: Version) -> dict[str, Any]:
