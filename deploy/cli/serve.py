@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: a bundle is damaged or cannot run here, or the extra `serve` is not installed.
     """
     try:
-        from deploy.serving import http, logs, server
+        from deploy.serving import http, logs, page, server
     except ImportError as error:
         raise UserError(f"serving needs the extra serve ({error}): pip install 'afdcd[serve]'") from error
     from deploy.serving.models import Models, find_bundles
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         seconds=options.timeout_s,
     )
     serving = Service(Models(find_bundles(options.paths), plan), limits)
-    app = http.app(serving, token=token, control=options.control)
+    app = http.app(serving, token=token, control=options.control, more=page.routes())
     certificate = options.tls and tuple(options.tls)
     address = server.Address(options.host, options.port, certificate)
 

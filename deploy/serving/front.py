@@ -19,8 +19,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger("deploy.serving")
-OPEN = ("/v2/health/live", "/v2/health/ready")
-"""Probes of orchestrators, which carry no token."""
+OPEN = ("/v2/health/live", "/v2/health/ready", "/", "/page/page.css", "/page/page.js")
+"""Probes of orchestrators, which carry no token, and the page, which asks for it."""
 
 
 class Front:
