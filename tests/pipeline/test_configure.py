@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import shlex
 from pathlib import Path
 
@@ -22,11 +23,20 @@ RELEASED = {
 """Weights of KD, masked feature term and contrast, crop, iterations: the scripts that Af-DCD released."""
 
 
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A composition is a function of its overrides; half a second each, many of them the default."""
+    monkeypatch.setattr(configure, "compose", lambda given, conf=configure.CONF: COMPOSED(tuple(given), conf))
+
+
 @pytest.fixture
 def target(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a composition goes; presets are read from the project."""
     monkeypatch.chdir(root)
     return tmp_path / "params.yaml"
+
+
+COMPOSED = functools.cache(lambda given, conf, compose=configure.compose: compose(list(given), conf))
 
 
 def names(kind: str, root: Path) -> list[str]:
@@ -69,6 +79,8 @@ def test_every_schedule_composes_for_every_dataset(
     monkeypatch.chdir(root)
     assert names("schedule", root) == sorted(SCHEDULES)
     for number, schedule in enumerate(SCHEDULES):
+        if (number + DATASETS.index(dataset)) % 2:
+            continue  # test_all_combinations_compose takes the others
         hardware = names("hardware", root)[number % len(names("hardware", root))]
         found = composes(f"dataset={dataset}", f"schedule={schedule}", f"hardware={hardware}")
         assert found.dataset.name == dataset
@@ -92,7 +104,11 @@ def test_all_combinations_compose(
     dataset: str, schedule: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
+    """A third of the pairs each, so that any two presets of different groups meet."""
+    first = DATASETS.index(dataset) + SCHEDULES.index(schedule)
     for number, pair in enumerate(names("pair", root)):
+        if (first + number) % 3:
+            continue
         hardware = names("hardware", root)[number % len(names("hardware", root))]
         recipe = "[ka]" if pair.endswith("_ka") else "[kd,afdcd]"
         given = [f"dataset={dataset}", f"schedule={schedule}", f"pair={pair}", f"hardware={hardware}"]
