@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from afdcd.errors import UserError
 
@@ -42,10 +43,10 @@ class Sources:
             if path is None:
                 raise UserError(f"the module {module} is missing below {self.root}; restore it from git")
             try:
-                tree = ast.parse(path.read_bytes(), str(path))
+                said = _said(module, path.read_bytes(), package=path.name == "__init__.py")
             except SyntaxError as error:
                 raise UserError(f"{path}, line {error.lineno}: not Python ({error.msg})") from None
-            self._parsed[module] = Module(self, module, tree, package=path.name == "__init__.py")
+            self._parsed[module] = Module(self, said)
         return self._parsed[module]
 
     def closure(self, entry: str, skip: frozenset[str]) -> set[str]:
@@ -61,6 +62,14 @@ class Sources:
         return found
 
 
+class _Said(NamedTuple):
+    """What a file says by itself; `imports` are all names in it that an import may load."""
+
+    imports: frozenset[str]
+    tables: dict[str, Table]
+    sha256: str
+
+
 class Module:
     """One module: its imports, its tables of plug-ins, and the hash of the rest.
 
@@ -70,19 +79,32 @@ class Module:
         sha256: of the syntax tree without docstrings, comments, positions and those tables.
     """
 
-    def __init__(self, sources: Sources, name: str, tree: ast.Module, *, package: bool) -> None:
-        _strip(tree)
-        self.imports = sorted(_imports(sources, name, tree, package=package))
-        self.tables: dict[str, Table] = {}
-        kept: list[ast.stmt] = []
-        for statement in tree.body:
-            table = _table(statement)
-            if table:
-                self.tables.update(table)
-            else:
-                kept.append(statement)
-        tree.body = kept
-        self.sha256 = hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest()
+    def __init__(self, sources: Sources, said: _Said) -> None:
+        there = [module for module in said.imports if sources.path(module) is not None]
+        self.imports = sorted({name for module in there for name in _with_parents(module)})
+        self.tables, self.sha256 = said.tables, said.sha256
+
+
+@functools.cache
+def _said(name: str, content: bytes, *, package: bool) -> _Said:
+    """What a file says; a function of its content alone.
+
+    Raises:
+        SyntaxError: it is not Python.
+    """
+    tree = ast.parse(content)
+    _strip(tree)
+    imports = frozenset(named for node in ast.walk(tree) for named in _named(name, node, package=package))
+    tables: dict[str, Table] = {}
+    kept: list[ast.stmt] = []
+    for statement in tree.body:
+        table = _table(statement)
+        if table:
+            tables.update(table)
+        else:
+            kept.append(statement)
+    tree.body = kept
+    return _Said(imports, tables, hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest())
 
 
 def _strip(tree: ast.Module) -> None:
@@ -132,15 +154,6 @@ def _table(statement: ast.stmt) -> Mapping[str, Table] | None:
     if not all(names) or not all(_PLUGIN.fullmatch(entry) for entry in entries):
         return None
     return {target.id: dict(zip(names, entries, strict=True))}
-
-
-def _imports(sources: Sources, name: str, tree: ast.Module, *, package: bool) -> set[str]:
-    """Project modules that `tree` may import, with their parent packages."""
-    found: set[str] = set()
-    for module in (candidate for node in ast.walk(tree) for candidate in _named(name, node, package=package)):
-        if sources.path(module) is not None:
-            found.update(_with_parents(module))
-    return found
 
 
 def _with_parents(module: str) -> list[str]:

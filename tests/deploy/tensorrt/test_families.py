@@ -30,6 +30,8 @@ FREE = {
     "height": Range(min=64, max=128, multiple=8),
     "width": Range(min=64, max=160, multiple=8),
 }
+STEPS = {"pvt_b0": 32}
+"""Networks whose free sizes go in other steps than 8."""
 Export = Callable[[str, bool], Exported]
 
 
@@ -54,14 +56,17 @@ def family() -> Export:
     def get(name: str, free: bool) -> Exported:
         if (name, free) not in made:
             torch.manual_seed(0)
-            made[name, free] = _export(build_segmenter(FAMILIES[name], 3).deployed(), free)
+            made[name, free] = _export(
+                build_segmenter(FAMILIES[name], 3).deployed(), free, STEPS.get(name, 8)
+            )
         return made[name, free]
 
     return get
 
 
-def _export(network: nn.Module, free: bool) -> Exported:
-    sides = FREE if free else {"height": SIZE[0], "width": SIZE[1]}
+def _export(network: nn.Module, free: bool, step: int = 8) -> Exported:
+    steps = {side: length.model_copy(update={"multiple": step}) for side, length in FREE.items()}
+    sides = steps if free else {"height": SIZE[0], "width": SIZE[1]}
     contract = contract_of(network, **sides)
     return export(network, contract.model_copy(update={"geometry": Geometry(size=SIZE, fit="stretch")}))
 
