@@ -39,7 +39,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         added.add_argument("--json", action="store_true", help="print JSON instead of a table")
         return added
 
-    # A server starts in a third of the time where the other verbs stay unread.
+    # The other verbs stay unread: a server is to start at once.
     for verb in given[:1] if given and given[0] in VERBS else VERBS:
         import_module(f"deploy.cli.{verb.replace('-', '_')}").add(command)
     return parser
