@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import json
+import time
 import zlib
 
 import numpy as np
@@ -187,6 +188,11 @@ def test_counts_in_prometheus_and_tritons_form(server: Server, images: Images) -
 def test_a_request_keeps_its_id_in_the_log(server: Server) -> None:
     got = server.ask("GET", "/v2", headers={"x-request-id": "mine-7"})
     assert got.headers["x-request-id"] == "mine-7"
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    found = [line for line in lines if line.get("request") == "mine-7"]
+    for _ in range(100):  # the line is written after the answer
+        lines = [
+            json.loads(line) for line in server.log.read_text().splitlines(keepends=True) if line[-1] == "\n"
+        ]
+        if found := [line for line in lines if line.get("request") == "mine-7"]:
+            break
+        time.sleep(0.05)
     assert found and found[0]["status"] == 200 and found[0]["path"] == "/v2"

@@ -18,7 +18,7 @@ def test_closed_counts_answers_and_reasons_and_ends_at_the_limit() -> None:
     found = closed([ask], seconds=30, requests=20)
     assert found.requests == 20 and found.outcomes == {"503": 5, "ok": 15} and found.unsent == 0
     assert found.latency_ms is not None and found.latency_ms.samples == 15 and found.latency_ms.min >= 1
-    assert found.throughput == pytest.approx(15 / found.seconds, rel=0.01)
+    assert found.throughput == pytest.approx(15 / found.seconds, rel=0.1)  # seconds are rounded
 
 
 def test_closed_ends_in_time_and_its_clients_run_side_by_side() -> None:
