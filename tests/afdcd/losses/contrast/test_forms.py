@@ -238,3 +238,14 @@ def test_the_gradient_takes_the_factor_from_outside() -> None:
     (once,) = torch.autograd.grad(chunked(student, teacher, SETTING), student)
     (thrice,) = torch.autograd.grad(3 * chunked(student, teacher, SETTING), student)
     torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_each_of_two_backward_passes_takes_its_own_factor() -> None:
+    student, teacher = pair()
+    student.requires_grad_()
+    (once,) = torch.autograd.grad(chunked(student, teacher, SETTING), student)
+    loss = chunked(student, teacher, SETTING)
+    (thrice,) = torch.autograd.grad(3 * loss, student, retain_graph=True)
+    (twice,) = torch.autograd.grad(2 * loss, student)
+    torch.testing.assert_close(thrice, 3 * once)
+    torch.testing.assert_close(twice, 2 * once)
