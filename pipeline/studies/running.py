@@ -59,6 +59,10 @@ class _Child(NamedTuple):
     began: float
 
 
+ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that ask a study to stop."""
+
+
 class Runner:
     """Runs tasks in a workspace; nothing that it started outlives it."""
 
@@ -107,18 +111,23 @@ class Runner:
     def _start(self, task: Task) -> None:
         log = self._log_path(task)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as handle:
-            process = subprocess.Popen(
-                task.command,
-                cwd=self._workspace.folder,
-                env=self._workspace.environment(self._threads),
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=self._in_child,
-            )
-        self._running[process.pid] = _Child(task, process, time.monotonic())
+        # A wish to stop between the start and the entry would leave a child that nobody waits for.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+        try:
+            with log.open("w") as handle:
+                process = subprocess.Popen(
+                    task.command,
+                    cwd=self._workspace.folder,
+                    env=self._workspace.environment(self._threads),
+                    stdin=subprocess.DEVNULL,
+                    stdout=handle,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=self._in_child,
+                )
+            self._running[process.pid] = _Child(task, process, time.monotonic())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _next_end(self) -> tuple[Task, int, float]:
         """Wait for any of the running to end; its exit status and wall seconds, which are put on record."""
@@ -163,6 +172,7 @@ class Runner:
         """Between fork and exec: the watcher knows of the group before there is anything to end."""
         # A study in the background of a script has SIGINT ignored, and its children would have too.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
         self._tell(f"+{os.getpid()}")
 
     def _tell(self, line: str) -> None:
@@ -192,8 +202,7 @@ def runner(workspace: Workspace, threads: int) -> Iterator[Runner]:
     )
     made = Runner(workspace, threads, lifeline)
     # What the caller has ignored stays so: nohup, and shells' background commands.
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in ASKED if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield made
