@@ -143,7 +143,7 @@ def tensor(**other: object) -> bytes:
         ("POST", INFER, b"{}", {"Inference-Header-Content-Length": "9"}, 400, "only 2 bytes"),
         ("POST", INFER, b"{}", {"Inference-Header-Content-Length": "-1"}, 400, "whole number"),
         ("POST", INFER, b"{}", {"Content-Encoding": "gzip"}, 400, "no gzip or deflate"),
-        ("POST", INFER, gzip.compress(b"{}" * 9)[:-9], {"Content-Encoding": "gzip"}, 400, "ends too early"),
+        ("POST", INFER, gzip.compress(b"{}" * 9, mtime=0)[:-9], {"Content-Encoding": "gzip"}, 400, "ends too early"),
         ("POST", INFER, zlib.compress(bytes(10**8)), {"Content-Encoding": "deflate"}, 413, "unpacks to more"),
         ("POST", INFER, b"{}", {"Content-Encoding": "br"}, 400, "gzip or deflate"),
         ("POST", INFER, bytes(1_000_001), {}, 413, "at most 1000000"),
@@ -154,6 +154,8 @@ def tensor(**other: object) -> bytes:
         ("POST", "/v2/repository/models/absent/load", b"{}", {}, 404, "no model"),
         ("POST", "/v2/repository/models/painter/rollback", b"{}", {}, 400, "no version before"),
     ],
+    # Bodies are megabytes, and a name that differs between processes tears a run apart.
+    ids=lambda value: "body" if isinstance(value, bytes) else None,
 )
 def test_what_is_wrong_is_said(
     server: Server,
