@@ -33,10 +33,14 @@ class Config(BaseModel):
 
 
 class DatasetConfig(Config):
-    """Where images come from; `options` are those of the named source's constructor."""
+    """Where images come from; `options` are those of the named source's constructor.
+
+    `unlabelled` names folders below `root` with images without masks, for recipes that learn from these too.
+    """
 
     name: str
     root: str
+    unlabelled: list[str]
     seed: Annotated[int, Field(ge=0)]
     options: dict[str, Any]
 

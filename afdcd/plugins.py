@@ -110,11 +110,16 @@ def validated(model: type[BaseModel], values: Mapping[str, Any], where: str) -> 
         valid = model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join([where, *map(str, first["loc"])])
+        key = ".".join([where, *(str(part) for part in first["loc"] if not _is_type(part))])
         if first["type"] == "missing":
             raise UserError(f"{key} is missing; every value stands in params.yaml") from None
         raise UserError(f"{key} = {first['input']!r}: {first['msg']}") from None
     return {key: getattr(valid, key) for key in model.model_fields}
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of a complaint's place is no key: pydantic names the tried members of a union there."""
+    return isinstance(part, str) and (part in _ANNOTATIONS or "[" in part)
 
 
 def checked_options(target: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def write_set(folder: Path) -> Manifest:
         classes=tuple(str(number) for number in range(19)),
         palette=tuple((number, number, number) for number in range(19)),
         label_map=tuple(TRAIN_IDS.get(raw, 255) for raw in range(256)),
+        mask_colours=None,
         ignore_index=255,
         licence="none",
         root=None,

@@ -18,6 +18,7 @@ RELEASE = Path("models/release")
 KITS = Path("kits")
 MEASUREMENTS = Path("measurements")
 RUNS = Path(".runs")
+CHECKED = RUNS / "prepare.sqlite"
 DECODED = Path(".decoded")
 
 

@@ -18,6 +18,9 @@ from afdcd.data.sources.voc import Voc
 COUNTS = {"train": 6, "val": 3}
 SIZE = (8, 12)
 
+TRAIN_IDS = np.full(256, 255, dtype=np.uint8)
+TRAIN_IDS[[7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]] = range(19)
+
 
 def save(path: Path, pixels: np.ndarray[Any, Any], mode: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +49,7 @@ def write_cityscapes(root: Path, size: tuple[int, int] = SIZE) -> None:
             name = f"{split}/city{index % 2}/city{index % 2}_{index:06}_000019"
             save(root / f"leftImg8bit/{name}_leftImg8bit.png", image)
             save(root / f"gtFine/{name}_gtFine_labelIds.png", mask)
+            save(root / f"gtFine/{name}_gtFine_labelTrainIds.png", TRAIN_IDS[mask])
             save(root / f"gtFine/{name}_gtFine_instanceIds.png", mask)
 
 

@@ -20,6 +20,7 @@ class Shapes:
     palette = ((120, 170, 230), (90, 90, 90), (200, 60, 50), (230, 200, 40))
     valid_ids = frozenset({0, 1, 2, 3, IGNORED})
     licence = "made by the tests"
+    mask_colours = None
 
     def __init__(self, *, seed: int, size: tuple[int, int], counts: dict[str, int]) -> None:
         self.seed = seed

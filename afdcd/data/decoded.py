@@ -23,7 +23,8 @@ import numpy as np
 from PIL import __version__ as pillow
 from PIL import features
 
-from afdcd.data.manifest import AGAIN, Entry, Manifest, Pixels, decode, vanished
+from afdcd.data.manifest import AGAIN, Entry, Manifest, Pixels, decode_image, decode_mask, vanished
+from afdcd.data.masks import Colour
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder, disk_errors, read_json, sha256, write_json
 
@@ -93,7 +94,7 @@ def open_decoded(manifest: Manifest, folder: Path, limit: float) -> Decoded | No
                     )
                     return None
                 logger.info("decoding %d train images into %s (%.0f MB)", len(entries), place, size / 1e6)
-                _make(place, entries, size)
+                _make(place, entries, size, manifest.info.mask_colours)
     return Decoded(place, manifest)
 
 
@@ -122,7 +123,7 @@ def _remove_others(folder: Path, place: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _make(place: Path, entries: list[Entry], size: int) -> None:
+def _make(place: Path, entries: list[Entry], size: int, colours: tuple[Colour, ...] | None) -> None:
     """Decode in threads: decoding and hashing release the interpreter lock."""
     with atomic_folder(place) as temporary:
         with (temporary / PIXELS).open("wb") as handle:
@@ -131,7 +132,7 @@ def _make(place: Path, entries: list[Entry], size: int) -> None:
 
             def put(entry: Entry, start: int) -> dict[str, Stamp]:
                 stamps = {str(path): _stamp(path) for path, _ in _files(entry)}
-                for pixels in _decoded(entry):
+                for pixels in _decoded(entry, colours):
                     _write(handle.fileno(), pixels, start)
                     start += pixels.nbytes
                 return stamps
@@ -149,12 +150,11 @@ def _write(file: int, pixels: Pixels, start: int) -> None:
         data, start = data[written:], start + written
 
 
-def _decoded(entry: Entry) -> tuple[Pixels, Pixels]:
-    """Image and labels of a sample, from bytes that have the manifest's hashes."""
-    image, labels = (
-        decode(path, io.BytesIO(_content(path, digest)), mode)
-        for (path, digest), mode in zip(_files(entry), ("RGB", None), strict=True)
-    )
+def _decoded(entry: Entry, colours: tuple[Colour, ...] | None) -> tuple[Pixels, Pixels]:
+    """Image and raw labels of a sample, from bytes that have the manifest's hashes."""
+    (picture, its_hash), (mask, mask_hash) = _files(entry)
+    image = decode_image(picture, io.BytesIO(_content(picture, its_hash)))
+    labels = decode_mask(mask, io.BytesIO(_content(mask, mask_hash)), colours)
     assert image.shape == (entry.height, entry.width, 3) and labels.shape == image.shape[:2]
     return image, labels
 

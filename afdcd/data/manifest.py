@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from afdcd.config import Config
+from afdcd.data.masks import Colour, raw_ids
 from afdcd.errors import UserError
 from afdcd.files import read_json
 
@@ -32,6 +34,8 @@ class DatasetInfo(Config):
     palette: tuple[tuple[int, int, int], ...]
     label_map: tuple[int, ...]
     ignore_index: int
+    mask_colours: tuple[Colour, ...] | None
+    """The colour that stands in masks for each raw id; None where masks hold the ids themselves."""
     licence: str
     root: str | None
     """Folder that the rows' paths start from; None where they start from the prepared folder."""
@@ -134,17 +138,17 @@ class Manifest:
         Raises:
             UserError: the file cannot be read any more.
         """
-        return decode(entry.image, entry.image, "RGB")
+        return decode_image(entry.image, entry.image)
 
     def raw_labels(self, entry: Entry) -> Pixels:
-        """Raw ids of a sample as its mask holds them, (H, W).
+        """Raw ids of a sample as its mask says them, (H, W).
 
         Raises:
             UserError: the sample has no mask, or the file cannot be read any more.
         """
         if entry.mask is None:
             raise UserError(f"{entry.image} has no labels; {entry.split!r} can be used only without them")
-        return decode(entry.mask, entry.mask, None)
+        return decode_mask(entry.mask, entry.mask, self.info.mask_colours)
 
     def labels(self, entry: Entry) -> Pixels:
         """Train ids of a sample, (H, W); 255 is ignored.
@@ -197,15 +201,31 @@ def _entry(row: Row, base: Path) -> Entry:
     return Entry(row.name, row.split, base / row.image, mask, row.height, row.width, *hashes)
 
 
-def decode(path: Path, content: Path | BinaryIO, mode: str | None) -> Pixels:
-    """Pixels of `content`, the file `path` or what was read of it; (H, W), or (H, W, 3) in `mode` RGB.
+def decode_image(path: Path, content: Path | BinaryIO) -> Pixels:
+    """RGB (H, W, 3) of `content`, the file `path` or what was read of it.
 
     Raises:
         UserError: it cannot be read any more.
     """
+    with _opened(path, content) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def decode_mask(path: Path, content: Path | BinaryIO, colours: tuple[Colour, ...] | None) -> Pixels:
+    """Raw ids (H, W) of `content`, the file `path` or what was read of it; `colours` as in DatasetInfo.
+
+    Raises:
+        UserError: it cannot be read any more.
+    """
+    with _opened(path, content) as image:
+        return raw_ids(image, colours)
+
+
+@contextmanager
+def _opened(path: Path, content: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         with Image.open(content) as image:
-            return np.asarray(image if mode is None else image.convert(mode), dtype=np.uint8)
+            yield image
     except (OSError, SyntaxError) as error:
         raise vanished(path) from error
 

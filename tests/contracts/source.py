@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from afdcd.data.masks import COLOUR_MODES, ID_MODES, raw_ids
 from afdcd.data.sources import SPLITS, Source
 
 
@@ -53,8 +54,9 @@ class SourceContract:
                 assert image.mode == "RGB"
             if sample.mask is not None:
                 with Image.open(sample.mask) as mask:
-                    assert mask.mode in ("L", "P") and mask.size == image.size
-                    assert set(np.unique(np.asarray(mask)).tolist()) <= source.valid_ids
+                    assert mask.mode in (ID_MODES if source.mask_colours is None else COLOUR_MODES)
+                    assert mask.size == image.size
+                    assert set(np.unique(raw_ids(mask, source.mask_colours)).tolist()) <= source.valid_ids
 
     def test_rendering_repeats_byte_for_byte(self, source: Source, tmp_path: Path) -> None:
         hashes = []

@@ -189,7 +189,13 @@ def test_options_of_sources(project: Path, edited: Edited) -> None:
 
 def test_a_missing_data_root(project: Path, edited: Edited) -> None:
     line = complaint(
-        edited({"dataset.name": "camvid", "dataset.options": {}, "dataset.root": "data/raw/camvid"})
+        edited(
+            {
+                "dataset.name": "camvid",
+                "dataset.options": {"partial": False},
+                "dataset.root": "data/raw/camvid",
+            }
+        )
     )
     assert "dataset.root: 'data/raw/camvid' does not exist" in line and "set dataset.root" in line
 

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from afdcd.data.manifest import Manifest
-from pipeline import configure
+from pipeline import configure, prepare
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -20,7 +20,13 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    params["dataset"] = {"name": "camvid", "root": "data/raw/camvid", "seed": 0, "options": {}}
+    params["dataset"] = {
+        "name": "camvid",
+        "root": "data/raw/camvid",
+        "unlabelled": [],
+        "seed": 0,
+        "options": {"partial": True},
+    }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path
 
@@ -123,6 +129,7 @@ def test_own_images_become_a_manifest(own_images: Path) -> None:
     result = stage(own_images)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "folder: 1 train, 1 val, 1 test images, 3 classes\n"
+    assert not list((own_images / ".runs").iterdir()), "a finished prepare leaves no journal"
     manifest = Manifest.load(own_images / "data/prepared")
     assert manifest.info.classes == ("road", "sky", "car")
     (entry,) = manifest.split("val")
@@ -137,6 +144,20 @@ def test_a_fault_in_own_images_is_one_sentence(own_images: Path) -> None:
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert f"label 37 in {mask}; this set has 3 classes (ids 0..2; 255 ignored)" in result.stderr
     assert not (own_images / "data/prepared").exists()
+
+
+def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0, 31.0, 32.0, 61.0])
+    monkeypatch.setattr(prepare.time, "monotonic", lambda: next(clock))
+    advance = prepare.lines(30.0)
+    for _ in range(5):
+        advance("checking", 1000, 62)
+    assert capsys.readouterr().err.splitlines() == [
+        "checking 186 of 1000: 6 images/s, 2 min left",
+        "checking 310 of 1000: 4 images/s, 3 min left",
+    ]
 
 
 @pytest.mark.camvid

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afdcd.config import DatasetConfig
+from afdcd.data.masks import Colour
 from afdcd.plugins import resolve
 
 SOURCES = {
@@ -24,6 +25,9 @@ SOURCES = {
 
 SPLITS = ("train", "val", "test")
 """Every source fills all three: training learns on train, every choice uses val, the score reads test."""
+
+UNLABELLED = "unlabelled"
+"""The split of images without masks, from which recipes may learn whose terms read no labels."""
 
 
 class Sample(NamedTuple):
@@ -40,7 +44,7 @@ class Sample(NamedTuple):
 class Source(Protocol):
     """A data set: what its labels mean and where its files lie.
 
-    The constructor reads no file; `X(root, *, seed, **options)` with keyword options that have no defaults.
+    The constructor reads no image; `X(root, *, seed, **options)` with keyword options that have no defaults.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Source(Protocol):
     """(256,): raw id -> train id, or 255 for what is ignored and for what may not occur."""
     valid_ids: frozenset[int]
     """Raw ids that a mask may hold; the valid ones that `label_map` sends to 255 are the ignored ones."""
+    mask_colours: tuple[Colour, ...] | None
+    """The colour that stands in masks for each raw id, 0 first; None where masks hold the ids themselves."""
     licence: str
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 
 from afdcd.config import IGNORE_INDEX
 from afdcd.data.sources.folder import palette
-from afdcd.data.sources.official import Official, Pair, partners
+from afdcd.data.sources.official import Official, Pairs, partners
 
 FOLDERS = {"train": "training", "val": "validation"}
 
@@ -103,7 +103,7 @@ class Ade20k(Official):
         "it, and set dataset.root to its folder ADEChallengeData2016"
     )
 
-    def listed(self, split: str) -> list[Pair]:
+    def listed(self, split: str) -> Pairs:
         """images/<training|validation>/*.jpg with annotations/<training|validation>/*.png."""
         images, masks = (self.folder(part, FOLDERS[split]) for part in ("images", "annotations"))
         return partners(images, masks, ".jpg", ".png")

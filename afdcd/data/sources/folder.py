@@ -1,4 +1,7 @@
-"""Own images: a folder of photographs and one of masks, each with a sub-folder a split."""
+"""Own images: a folder of photographs and one of masks, each with a sub-folder a split.
+
+Masks hold class numbers (8 bits, grey or palette), or what a file of classes says: ids or colours.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from afdcd.config import IGNORE_INDEX
+from afdcd.data.masks import UNLISTED, Colour
 from afdcd.data.sources import SPLITS, Sample
+from afdcd.data.sources.class_file import ClassFile, read_class_file
 from afdcd.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -32,31 +37,44 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 class Folder:
-    """Images of the user's own, with masks of class numbers; nested sub-folders become part of the name."""
+    """Images of the user's own, with their masks; nested sub-folders become part of the name."""
 
     name = "folder"
     licence = "the user's own images: their licence is the user's to know, and weights inherit its terms"
     total = 0
 
-    def __init__(self, root: Path, *, seed: int, classes: tuple[str, ...], ignored: tuple[int, ...]) -> None:
-        """Check the options; no file is read. The images are given, so `seed` changes nothing.
+    def __init__(
+        self, root: Path, *, seed: int, classes: tuple[str, ...] | str, ignored: tuple[int, ...]
+    ) -> None:
+        """Check the options; of files, only that of the classes is read. `seed` changes nothing.
 
         Args:
             root: the folder that holds images/ and masks/.
             seed: unused, every source has one.
-            classes: names of the mask values 0, 1, 2 ...
-            ignored: mask values that take no part, beside 255.
+            classes: names of the mask values 0, 1, 2 ...; or the name of a file below `root` that says which
+                ids or colours masks hold (`afdcd.data.sources.class_file`).
+            ignored: mask values that take no part, beside 255; a file of classes says them itself.
 
         Raises:
-            UserError: a name or a value is impossible; the message names its key.
+            UserError: a name, a value or the file is impossible; the message names key or line.
         """
-        _check(classes, ignored)
         self.root = root
-        self.classes = tuple(classes)
-        self.palette = palette(len(self.classes))
-        self.valid_ids = frozenset({*range(len(self.classes)), *ignored, IGNORE_INDEX})
+        if isinstance(classes, str):
+            file = _class_file(root, classes, ignored)
+        else:
+            _check(classes, ignored)
+            numbers: dict[int, int | None] = dict.fromkeys(ignored)
+            numbers |= {number: number for number in range(len(classes))}
+            file = ClassFile(tuple(classes), numbers, None, None, False)
+        self.classes = file.classes
+        self.palette = file.palette or palette(len(self.classes))
+        self.mask_colours: tuple[Colour, ...] | None = file.colours
+        self.valid_ids = frozenset(file.ids) | ({UNLISTED} if file.colours is None else frozenset())
+        if file.rest:
+            self.valid_ids = frozenset(range(256)) if file.colours is None else self.valid_ids | {UNLISTED}
         self.label_map: npt.NDArray[np.uint8] = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-        self.label_map[: len(self.classes)] = np.arange(len(self.classes))
+        for value, number in file.ids.items():
+            self.label_map[value] = IGNORE_INDEX if number is None else number
 
     def materialise(self, folder: Path, progress: Callable[[int], None]) -> None:
         """Nothing to render."""
@@ -98,23 +116,58 @@ def palette(classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def _pairs(split: str, images: Path, masks: Path) -> Iterator[Sample]:
-    """Images and masks of one split matched by their path without suffix, in sorted order."""
-    found = list(_files(images, IMAGE_SUFFIXES))
-    labels = {path.relative_to(masks).with_suffix(""): path for path in sorted(_files(masks, MASK_SUFFIXES))}
-    named = [(path.relative_to(images).with_suffix(""), path) for path in found]
+    """Images and masks of one split matched by their path without suffix, in sorted order.
+
+    Names are held as text: a hundred thousand paths would take many times the memory.
+    """
+    labels = {_stem(file): file for file in sorted(relative_files(masks, MASK_SUFFIXES))}
+    named = [(_stem(file), file) for file in relative_files(images, IMAGE_SUFFIXES)]
     orphans = labels.keys() - {name for name, _ in named}
-    named += [(name, images / f"{name}.png") for name in orphans]
-    for name, image in sorted(named):
-        yield Sample(name.as_posix(), split, image, labels.get(name, masks / f"{name}.png"))
+    named += [(name, f"{name}.png") for name in orphans]
+    named.sort(key=lambda item: (item[0].split("/"), item[1]))
+    for name, image in named:
+        yield Sample(name, split, images / image, masks / labels.get(name, f"{name}.png"))
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files below `folder` with one of the suffixes; hidden ones are left out, links are followed."""
+def _stem(file: str) -> str:
+    return os.path.splitext(file)[0]
+
+
+def relative_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Files below `folder` with one of the suffixes, by their path from it with "/".
+
+    Hidden ones are left out, links are followed.
+    """
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        start = Path(place).relative_to(folder).as_posix()
         for name in names:
             if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield Path(place, name)
+                yield name if start == "." else f"{start}/{name}"
+
+
+def is_below(name: str) -> bool:
+    """Whether a path stays below the folder that it starts from."""
+    return bool(name.strip()) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _class_file(root: Path, name: str, ignored: Sequence[int]) -> ClassFile:
+    """The file of classes; below the root, where DVC sees that it changes.
+
+    Raises:
+        UserError: it lies elsewhere, is missing or cannot be understood, or `ignored` says something too.
+    """
+    if not is_below(name):
+        raise UserError(
+            f"dataset.options.classes is {name!r}; give a list of names, or the name of a file of classes "
+            "below dataset.root"
+        )
+    if ignored:
+        raise UserError(
+            f"dataset.options.ignored is {list(ignored)!r}, and {root / name} says what is ignored: give "
+            "each value a line there with the name -, and set ignored to []"
+        )
+    return read_class_file(root / name)
 
 
 def _check(classes: Sequence[str], ignored: Sequence[int]) -> None:

@@ -7,8 +7,10 @@ split, as papers do it: figures compare with theirs, and flatter as theirs do.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,31 @@ class Pair(NamedTuple):
     name: str
     image: Path
     mask: Path
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs by name, made when they are asked for: names alone are held, paths would take many times as much.
+
+    Attributes:
+        names: sorted.
+        image: before and after the name in the path of the image, from the system's point of view.
+        mask: the same for the mask.
+    """
+
+    names: Sequence[str]
+    image: tuple[Path, str]
+    mask: tuple[Path, str]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Pair]:
+        """One after the other."""
+        (images, image_suffix), (masks, mask_suffix) = self.image, self.mask
+        for name in self.names:
+            yield Pair(name, images / f"{name}{image_suffix}", masks / f"{name}{mask_suffix}")
 
 
 class Official:
@@ -44,6 +71,7 @@ class Official:
     counts: dict[str, int]
     remedy: str
     total = 0
+    mask_colours = None
 
     def __init__(self, root: Path, *, seed: int, holdout: int, partial: bool) -> None:
         """Check the options; no file is read.
@@ -64,7 +92,7 @@ class Official:
             )
         self.root, self.seed, self.holdout, self.partial = root, seed, holdout, partial
 
-    def listed(self, split: str) -> list[Pair]:
+    def listed(self, split: str) -> Pairs:
         """Images and masks of the official `train` or `val`, in sorted order.
 
         Raises:
@@ -92,15 +120,16 @@ class Official:
         for split in ("test",) if self.holdout else ("val", "test"):
             yield from (Sample(pair.name, split, pair.image, pair.mask) for pair in scored)
 
-    def _counted(self, split: str) -> list[Pair]:
+    def _counted(self, split: str) -> Pairs:
         found, official = self.listed(split), self.counts[split]
         if len(found) != official and not self.partial:
             raise UserError(
                 f"{self.name}: {self.root} holds {len(found)} images of {split}, officially they are "
                 f"{official}; {self.remedy}, or accept what is there: dataset.options.partial=true"
             )
-        if twice := [name for name, count in Counter(pair.name for pair in found).items() if count > 1]:
-            raise UserError(f"{self.name}: {self.root} names {twice[0]} twice in {split}; keep one")
+        for name, following in pairwise(found.names):
+            if name == following:
+                raise UserError(f"{self.name}: {self.root} names {name} twice in {split}; keep one")
         return found
 
     def folder(self, *parts: str) -> Path:
@@ -130,14 +159,17 @@ class Official:
         return sorted(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
-def partners(images: Path, masks: Path, image_suffix: str, mask_suffix: str) -> list[Pair]:
+def partners(images: Path, masks: Path, image_suffix: str, mask_suffix: str) -> Pairs:
     """Images and masks below two folders, matched by their path without suffix; lone ones are listed too."""
-    names = {_stem(path, images, image_suffix) for path in images.rglob(f"*{image_suffix}")}
-    names |= {_stem(path, masks, mask_suffix) for path in masks.rglob(f"*{mask_suffix}")}
-    return [
-        Pair(name, images / f"{name}{image_suffix}", masks / f"{name}{mask_suffix}") for name in sorted(names)
-    ]
+    names = set(_stems(images, image_suffix)) | set(_stems(masks, mask_suffix))
+    return Pairs(sorted(names), (images, image_suffix), (masks, mask_suffix))
 
 
-def _stem(path: Path, folder: Path, suffix: str) -> str:
-    return path.relative_to(folder).as_posix().removesuffix(suffix)
+def _stems(folder: Path, suffix: str) -> Iterator[str]:
+    """Paths from `folder`, without the suffix, of the files below it that end so; links are followed."""
+    for place, _, files in os.walk(folder, followlinks=True):
+        start = Path(place).relative_to(folder).as_posix()
+        for file in files:
+            if file.endswith(suffix):
+                name = file.removesuffix(suffix)
+                yield name if start == "." else f"{start}/{name}"

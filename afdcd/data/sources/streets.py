@@ -42,6 +42,7 @@ class Streets:
 
     name = "streets"
     licence = "rendered by this project (Apache-2.0); no material of others"
+    mask_colours = None
 
     def __init__(
         self,

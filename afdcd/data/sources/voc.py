@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from afdcd.config import IGNORE_INDEX
-from afdcd.data.sources.official import Official, Pair
+from afdcd.data.sources.official import Official, Pairs
 
 LISTS = ("ImageSets", "Segmentation")
 
@@ -56,7 +56,7 @@ class Voc(Official):
         "SegmentationClassAug beside SegmentationClass"
     )
 
-    def listed(self, split: str) -> list[Pair]:
+    def listed(self, split: str) -> Pairs:
         """JPEGImages/<id>.jpg; train with SegmentationClassAug, val with SegmentationClass.
 
         The ids of train are those of trainaug.txt; without that list, all of SegmentationClassAug that
@@ -71,4 +71,4 @@ class Voc(Official):
                 names = self.ids(*LISTS, "trainaug.txt")
             else:
                 names = sorted({path.stem for path in masks.glob("*.png")} - set(scored))
-        return [Pair(name, images / f"{name}.jpg", masks / f"{name}.png") for name in names]
+        return Pairs(names, (images, ".jpg"), (masks, ".png"))

@@ -52,8 +52,11 @@ def opened(manifest: Manifest, folder: Path) -> Decoded:
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
-    decode = decoded.decode
-    monkeypatch.setattr(decoded, "decode", lambda path, *rest: seen.append(path) or decode(path, *rest))
+    for name in ("decode_image", "decode_mask"):
+        decode = getattr(decoded, name)
+        monkeypatch.setattr(
+            decoded, name, lambda path, *rest, call=decode: seen.append(path) or call(path, *rest)
+        )
     return seen
 
 

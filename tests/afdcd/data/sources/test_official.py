@@ -25,6 +25,8 @@ def opened(kind: type[Official], root: Path, **options: Any) -> Official:
     values: dict[str, Any] = {"seed": 0, "holdout": 2, "partial": True, **options}
     if kind is CocoStuff:
         values.setdefault("unused", False)
+    if kind is Cityscapes:
+        values.setdefault("masks", "label_ids")
     return kind(root, **values)
 
 
@@ -32,6 +34,12 @@ class TestCityscapes(SourceContract):
     def make(self, root: Path) -> Official:
         write_cityscapes(root)
         return opened(Cityscapes, root)
+
+
+class TestCityscapesByTrainIds(SourceContract):
+    def make(self, root: Path) -> Official:
+        write_cityscapes(root)
+        return opened(Cityscapes, root, masks="train_ids")
 
 
 class TestVoc(SourceContract):
@@ -166,6 +174,22 @@ def test_an_image_that_a_list_names_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "root/ImageSets/Segmentation/trainaug.txt"
     path.write_text(path.read_text() + "200_000001\n")
     assert "names 200_000001 twice in train" in fault_of(tmp_path, Voc)
+
+
+def test_train_ids_and_label_ids_of_cityscapes_say_the_same(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / "root")
+    found = []
+    for masks in ("label_ids", "train_ids"):
+        source = opened(Cityscapes, tmp_path / "root", masks=masks)
+        prepare(source, root=tmp_path / "root", folder=tmp_path / masks, progress=lambda *told: None)
+        found.append(Manifest.load(tmp_path / masks))
+    for one, two in zip(found[0].entries, found[1].entries, strict=True):
+        assert one.name == two.name and one.mask != two.mask
+        np.testing.assert_array_equal(found[0].labels(one), found[1].labels(two))
+    (tmp_path / "root/gtFine/val/city0/city0_000000_000019_gtFine_labelTrainIds.png").unlink()
+    with pytest.raises(UserError, match="has no mask: .*labelTrainIds.png is missing"):
+        source = opened(Cityscapes, tmp_path / "root", masks="train_ids")
+        prepare(source, root=tmp_path / "root", folder=tmp_path / "other", progress=lambda *told: None)
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
