@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: a bundle is damaged or cannot run here, or the extra `serve` is not installed.
     """
     try:
-        from deploy.serving import http, logs, page, server
+        from deploy.serving import http, logs, page, reading, server
     except ImportError as error:
         raise UserError(f"serving needs the extra serve ({error}): pip install 'afdcd[serve]'") from error
     from deploy.serving.models import Models, find_bundles
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
         )
 
     logs.set_up(options.log)
+    reading.keep_memory()
     token = None if options.token_file is None else read_token(options.token_file)
     limits = Limits(
         body=int(options.body_mb * 1e6),

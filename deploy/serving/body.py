@@ -4,49 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Mapping
 
-from starlette.requests import ClientDisconnect, Request
-
+from deploy.serving.front import Receive
 from deploy.serving.options import Limits
 from deploy.serving.refusal import Refusal, TooLarge, TooSlow
 
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
-async def read(request: Request, limits: Limits) -> bytes:
+async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> bytes:
     """The body, unpacked.
+
+    Args:
+        headers: of the request, names in lower case.
+        receive: of ASGI.
+        limits: of the server.
 
     Raises:
         TooLarge: packed or unpacked it is beyond the cap; no more than the cap was held.
         TooSlow: it did not come in time.
-        Refusal: the encoding is unknown or the packed data is damaged.
+        Refusal: the encoding is unknown, the packed data is damaged, or the client went away.
     """
-    encoding = request.headers.get("content-encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", "deflate"):
-        raise Refusal(f"Content-Encoding is gzip or deflate, got {encoding[:40]!r}")
-    told = request.headers.get("content-length", "0")
+    encoding = headers.get(b"content-encoding", b"identity").lower()
+    if encoding not in (b"identity", b"gzip", b"deflate"):
+        raise Refusal(f"Content-Encoding is gzip or deflate, got {encoding[:40].decode('latin-1')!r}")
+    told = headers.get(b"content-length", b"0")
     if told.isdigit() and int(told) > limits.body:
-        raise TooLarge(f"the body has {told} bytes, at most {limits.body} go")
+        raise TooLarge(f"the body has {int(told)} bytes, at most {limits.body} go")
     try:
         async with asyncio.timeout(limits.read_seconds):
-            packed = await _collect(request, limits.body)
+            packed = await _collect(receive, limits.body)
     except TimeoutError:
         raise TooSlow(f"the body did not come within {limits.read_seconds:g} seconds") from None
-    except ClientDisconnect:
-        raise Refusal("the client went away before its body was whole") from None
-    if encoding == "identity":
+    if encoding == b"identity":
         return packed
     return await asyncio.to_thread(_unpack, packed, limits.body)
 
 
-async def _collect(request: Request, cap: int) -> bytes:
-    chunks, size = [], 0
-    async for chunk in request.stream():
+async def _collect(receive: Receive, cap: int) -> bytes:
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal("the client went away before its body was whole")
+        chunk = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(chunk)
         if size > cap:
             raise TooLarge(f"the body has more than {cap} bytes")
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if chunk:
+            chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _unpack(packed: bytes, cap: int) -> bytes:

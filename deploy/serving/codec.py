@@ -13,6 +13,7 @@ from deploy.bundle import Contract, Pixels
 from deploy.serving.refusal import Refusal
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_compact = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Asked(NamedTuple):
@@ -92,8 +93,10 @@ def admit_tensor(name: str, datatype: str, shape: list[int], data: Any, contract
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
-def answer(model: str, version: str, asked: Asked, name: str, maps: Pixels) -> tuple[list[bytes], int | None]:
-    """The body's parts, and the header's length where a raw tensor follows it."""
+def answer(
+    model: str, version: str, asked: Asked, name: str, maps: Pixels
+) -> tuple[bytes, memoryview | None]:
+    """The JSON, and the raw tensor that follows it where the client asked for one; not a copy of the maps."""
     output: dict[str, Any] = {"name": name, "datatype": "UINT8", "shape": list(maps.shape)}
     if asked.binary:
         output["parameters"] = {"binary_data_size": maps.nbytes}
@@ -102,8 +105,13 @@ def answer(model: str, version: str, asked: Asked, name: str, maps: Pixels) -> t
     response: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": [output]}
     if asked.id:
         response["id"] = asked.id
-    header = json.dumps(response, separators=(",", ":")).encode()
-    return ([header, maps.tobytes()], len(header)) if asked.binary else ([header], None)
+    header = _compact(response).encode()
+    return header, raw(maps) if asked.binary else None
+
+
+def raw(maps: Pixels) -> memoryview:
+    """The bytes of class maps in their order, without a copy where they lie in one block."""
+    return np.ascontiguousarray(maps).data.cast("B")
 
 
 def _tensor(tensor: dict[str, Any], raw: memoryview, contract: Contract) -> Pixels | bytes:

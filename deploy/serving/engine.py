@@ -86,8 +86,11 @@ class Engine:
             if len(self._waiting) >= self._scheduling.queue + self._idle:
                 raise Full(f"{len(self._waiting)} requests wait already; send it again later")
             self._waiting.append(job)
-            # One that waits to fill its batch must not swallow another's call.
-            self._changed.notify_all()
+            if self._scheduling.batch == 1:
+                self._changed.notify()
+            else:
+                # One that waits to fill its batch must not swallow another's call.
+                self._changed.notify_all()
         timer = loop.call_later(seconds, self._expire, job)
         try:
             return await job.future

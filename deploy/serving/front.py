@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -41,7 +41,7 @@ class Front:
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        identity = given if 0 < len(given) <= 128 and given.isascii() else uuid.uuid4().hex.encode()
+        identity = given if 0 < len(given) <= 128 and given.isascii() else os.urandom(16).hex().encode()
         start, status = time.perf_counter(), 0
 
         async def tell(message: Message) -> None:

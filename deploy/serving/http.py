@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
-from deploy.serving import body, codec, pictures, service
-from deploy.serving.codec import HEADER_LENGTH
+from deploy.serving import body, pictures, service
 from deploy.serving.front import App, Front, Receive, Scope, Send
+from deploy.serving.infer import Infer, seconds, timing
 from deploy.serving.metrics import REGISTRY
 from deploy.serving.models import Version
-from deploy.serving.refusal import Forbidden, Refusal, Unknown
-from deploy.serving.service import Served, Service
-
-TIMEOUT_HEADER = "x-request-timeout-ms"
-THREADED = 65536
-"""Bodies of JSON beyond this are parsed in a thread, so that others need not wait."""
+from deploy.serving.refusal import Forbidden, Unknown
+from deploy.serving.service import Service
 
 
 def app(serving: Service, *, token: bytes | None, control: bool, more: list[Route] | None = None) -> App:
@@ -33,7 +28,10 @@ def app(serving: Service, *, token: bytes | None, control: bool, more: list[Rout
         more: routes beside the protocol's.
     """
     pages = _Pages(serving, control)
-    routes = list(more or [])
+    starts = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    # The routes are tried in turn, so the one that is in a hurry comes first.
+    routes = [Route(f"{start}/infer", Infer(serving), methods=["POST"]) for start in starts]
+    routes += more or []
     for path, page, method in (
         ("/v2/health/live", pages.live, "GET"),
         ("/v2/health/ready", pages.ready, "GET"),
@@ -45,9 +43,8 @@ def app(serving: Service, *, token: bytes | None, control: bool, more: list[Rout
         ("/v2/repository/models/{model}/rollback", pages.roll_back, "POST"),
     ):
         routes.append(Route(path, page, methods=[method]))
-    for start in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+    for start in starts:
         for end, page, method in (
-            ("/infer", pages.infer, "POST"),
             ("/segment", pages.segment, "POST"),
             ("", pages.metadata, "GET"),
             ("/ready", pages.model_ready, "GET"),
@@ -65,15 +62,6 @@ async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _version(request: Request, serving: Service) -> Version:
     return serving.models.get(request.path_params["model"], request.path_params.get("version", ""))
-
-
-def _header_seconds(request: Request) -> float | None:
-    given = request.headers.get(TIMEOUT_HEADER)
-    if given is None:
-        return None
-    if not (given.isascii() and given.isdigit() and 0 < len(given) < 10 and int(given)):
-        raise Refusal(f"{TIMEOUT_HEADER} must be whole milliseconds from 1 on, got {given[:40]!r}")
-    return int(given) / 1e3
 
 
 class _Pages:
@@ -140,59 +128,14 @@ class _Pages:
         if not self._control:
             raise Forbidden("this server was started without --control")
 
-    async def infer(self, request: Request) -> Response:
-        version = _version(request, self._serving)
-        seconds = _header_seconds(request)
-        content = await body.read(request, self._serving.limits)
-        length = request.headers.get(HEADER_LENGTH)
-        if length is None and len(content) > THREADED:
-            asked = await asyncio.to_thread(codec.parse, content, length, version.contract)
-        else:
-            asked = codec.parse(content, length, version.contract)
-        limit = self._serving.seconds(asked.seconds if seconds is None else seconds)
-        number = request.path_params.get("version", "")
-        served = await self._serving.infer(version.model, number, asked.images, limit)
-        name = served.version.contract.output.name
-        given = (version.model, served.version.number, asked, name, served.maps)
-        if asked.binary or served.maps.nbytes < THREADED:
-            parts, header = codec.answer(*given)
-        else:
-            parts, header = await asyncio.to_thread(codec.answer, *given)
-        headers = _timing(served)
-        if header is not None:
-            headers[HEADER_LENGTH] = str(header)
-        media = "application/json" if header is None else "application/octet-stream"
-        return await _packed(request, b"".join(parts), headers, media)
-
     async def segment(self, request: Request) -> Response:
         version = _version(request, self._serving)
-        seconds = self._serving.seconds(_header_seconds(request))
-        content = await body.read(request, self._serving.limits)
+        headers = dict(request.scope["headers"])
+        limit = self._serving.seconds(seconds(headers))
+        content = await body.read(headers, request.receive, self._serving.limits)
         number = request.path_params.get("version", "")
-        served = await self._serving.infer(version.model, number, content, seconds)
+        served = await self._serving.infer(version.model, number, content, limit)
         png = await asyncio.to_thread(pictures.encode, served.maps[0], served.version.contract)
-        return Response(png, headers=_timing(served), media_type="image/png")
-
-
-async def _packed(request: Request, content: bytes, headers: dict[str, str], media: str) -> Response:
-    """The response, packed as the client wishes."""
-    wished = request.headers.get("accept-encoding", "")
-    if "gzip" in wished or "deflate" in wished:
-        kind = "gzip" if "gzip" in wished else "deflate"
-        bits = zlib.MAX_WBITS | (16 if kind == "gzip" else 0)
-        content = await asyncio.to_thread(_pack, content, bits)
-        headers["content-encoding"] = kind
-    return Response(content, headers=headers, media_type=media)
-
-
-def _pack(content: bytes, bits: int) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, bits)
-    return packer.compress(content) + packer.flush()
-
-
-def _timing(served: Served) -> dict[str, str]:
-    queued, computed = served.timing.queued * 1e3, served.timing.computed * 1e3
-    return {
-        "Server-Timing": f"queue;dur={queued:.3f}, compute;dur={computed:.3f}",
-        "x-model-version": served.version.number,
-    }
+        response = Response(png, media_type="image/png")
+        response.raw_headers += timing(served)
+        return response

@@ -7,11 +7,12 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import uvicorn
 
 from deploy.serving.front import App
+from deploy.serving.reading import SharedBuffer
 from deploy.serving.refusal import Refusal
 from deploy.serving.service import Service
 
@@ -66,7 +67,7 @@ async def serve(
         port=address.port,
         ssl_certfile=address.certificate and address.certificate[0],
         ssl_keyfile=address.certificate and address.certificate[1],
-        http="httptools",
+        http=cast(type[asyncio.Protocol], SharedBuffer),
         ws="none",
         lifespan="off",
         log_config=None,
