@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 
 from deploy.bundle import Contract, Pixels
-from deploy.serving import service
+from deploy.serving import codec, service, wire
 from deploy.serving.codec import admit_tensor, time_limit
 from deploy.serving.front import check_token
 from deploy.serving.messages import CLASSES, SERVICE
@@ -21,6 +21,7 @@ from deploy.serving.service import Service
 log = logging.getLogger("deploy.serving")
 
 Call = Callable[[Any, Any], Awaitable[Any]]
+READ, WRITE = {"ModelInfer": wire.read_request}, {"ModelInfer": wire.write_response}
 
 
 async def start(
@@ -47,8 +48,8 @@ async def start(
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             _guarded(call, token),
-            request_deserializer=CLASSES[f"{name}Request"].FromString,
-            response_serializer=CLASSES[f"{name}Response"].SerializeToString,
+            request_deserializer=READ.get(name, CLASSES[f"{name}Request"].FromString),
+            response_serializer=WRITE.get(name, CLASSES[f"{name}Response"].SerializeToString),
         )
         for name, call in calls.table().items()
     }
@@ -117,24 +118,25 @@ class _Calls:
             **service.model_metadata(models.versions(request.name), version)
         )
 
-    async def infer(self, request: Any, context: Any) -> Any:
+    async def infer(self, asked: wire.InferRequest, context: Any) -> wire.InferResponse:
+        request = asked.message
         contract = self._serving.models.get(request.model_name, request.model_version).contract
         seconds = time_limit(_parameters(request.parameters))
         left = context.time_remaining()
         if left is not None:
             seconds = left if seconds is None else min(seconds, left)
-        images = _images(request, contract)
+        images = _images(request, asked.raw, contract)
         served = await self._serving.infer(
             request.model_name, request.model_version, images, self._serving.seconds(seconds)
         )
         output = {"name": contract.output.name, "datatype": "UINT8", "shape": served.maps.shape}
-        return CLASSES["ModelInferResponse"](
+        message = CLASSES["ModelInferResponse"](
             model_name=request.model_name,
             model_version=served.version.number,
             id=request.id,
             outputs=[output],
-            raw_output_contents=[served.maps.tobytes()],
         )
+        return wire.InferResponse(message, codec.raw(served.maps))
 
 
 def _parameters(given: Any) -> dict[str, Any]:
@@ -144,13 +146,13 @@ def _parameters(given: Any) -> dict[str, Any]:
     }
 
 
-def _images(request: Any, contract: Contract) -> Pixels | bytes:
+def _images(request: Any, raw: list[memoryview], contract: Contract) -> Pixels | bytes:
     """The images of a request, raw or typed.
 
     Raises:
         Refusal: it is not for this model.
     """
-    if len(request.inputs) != 1 or len(request.raw_input_contents) > 1:
+    if len(request.inputs) != 1 or len(raw) > 1:
         raise Refusal(f"inputs must be one tensor, {contract.input.name}")
     for output in request.outputs:
         if output.name != contract.output.name:
@@ -159,8 +161,9 @@ def _images(request: Any, contract: Contract) -> Pixels | bytes:
     shape = list(tensor.shape)
     if any(side < 0 for side in shape):
         raise Refusal("shape must be a list of lengths")
-    if request.raw_input_contents:
-        data = request.raw_input_contents[0]
+    data: memoryview | bytes
+    if raw:
+        data = raw[0]
     elif tensor.datatype == "BYTES":
         data = b"".join(len(one).to_bytes(4, "little") + one for one in tensor.contents.bytes_contents)
     else:

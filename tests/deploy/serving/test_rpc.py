@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,13 @@ import pytest
 import tritonclient.grpc as client
 import tritonclient.grpc.aio as aio_client
 from fake_run import SIZE
+from google.protobuf.message import DecodeError
 from PIL import Image
 from serving_process import Server
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from deploy.serving import wire
 from deploy.serving.messages import CLASSES, MESSAGES
 
 Images = npt.NDArray[np.uint8]
@@ -95,3 +98,39 @@ def test_what_is_wrong_is_said(
     ):
         asks.infer(model, [given])
     assert told.value.status() == f"StatusCode.{status}"
+
+
+def raw_request(parts: list[bytes]) -> Any:
+    made = service_pb2.ModelInferRequest(model_name="m", id="7", raw_input_contents=parts)
+    made.inputs.add(name="images", datatype="UINT8", shape=[1, 2])
+    made.parameters["timeout"].int64_param = 5
+    return made
+
+
+@pytest.mark.parametrize("parts", [[], [b""], [b"a" * 127], [b"b" * 300_000], [b"c", b"d" * 128]])
+def test_tensors_are_cut_out_and_put_back(parts: list[bytes]) -> None:
+    sent = raw_request(parts)
+    read = wire.read_request(sent.SerializeToString())
+    assert [bytes(one) for one in read.raw] == parts and not read.message.raw_input_contents
+    assert read.message.SerializeToString(deterministic=True) == raw_request([]).SerializeToString()
+    for part in parts:
+        answer = CLASSES["ModelInferResponse"](model_name="m", id="7")
+        got = service_pb2.ModelInferResponse.FromString(
+            wire.write_response(wire.InferResponse(answer, memoryview(part)))
+        )
+        assert (got.id, list(got.raw_output_contents)) == ("7", [part])
+
+
+def test_what_is_no_message_is_left_to_protobuf() -> None:
+    whole = raw_request([b"e" * 200]).SerializeToString()
+    for cut in range(1, len(whole), 7):
+        try:
+            expected = service_pb2.ModelInferRequest.FromString(whole[:cut])
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                wire.read_request(whole[:cut])
+        else:
+            read = wire.read_request(whole[:cut])
+            assert [bytes(one) for one in read.raw] == list(expected.raw_input_contents)
+    unknown = whole + bytes([15 << 3, 5])  # a number, which the cutter does not know
+    assert wire.read_request(unknown).message.model_name == "m"
