@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
+import re
 import shutil
 import signal
 import socket
@@ -17,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpc_client
 from fake_run import SIZE, write_engine
 from serving_process import Server
 from slow_engine import write_slow_engine
+from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.xdist_group("serving")
 INFER = "/v2/models/painter/infer"
@@ -38,20 +42,33 @@ def right(body: bytes, value: int) -> bool:
     return body[-SIZE[0] * SIZE[1] :] == bytes([value]) * (SIZE[0] * SIZE[1])
 
 
-def load(server: Server, clients: int, until: Callable[[], bool], allowed: set[int]) -> Counter[int]:
-    """Statuses of closed-loop clients; an accepted answer is 1 or 2 everywhere, never a mix."""
+def load(
+    server: Server,
+    clients: int,
+    until: Callable[[], bool],
+    allowed: set[int],
+    times: list[tuple[float, float, float]] | None = None,
+) -> Counter[int]:
+    """Statuses of closed-loop clients; an accepted answer is 1 or 2 everywhere, never a mix.
+
+    `times` takes queue, compute and whole time in ms of each accepted request.
+    """
     counts: Counter[int] = Counter()
     wrong: list[str] = []
 
     def client() -> None:
         body, headers = request(2)
         while not until():
+            start = time.perf_counter()
             try:
                 got = server.ask("POST", INFER, body, headers)
             except OSError as error:
                 wrong.append(repr(error))
                 return
             counts[got.status] += 1
+            if times is not None and got.status == 200:
+                queue, compute = re.findall(r"dur=([\d.]+)", got.headers["server-timing"])
+                times.append((float(queue), float(compute), (time.perf_counter() - start) * 1e3))
             if got.status not in allowed or (
                 got.status == 200 and not (right(got.body, 1) or right(got.body, 2))
             ):
@@ -68,12 +85,16 @@ def load(server: Server, clients: int, until: Callable[[], bool], allowed: set[i
 
 
 def overload(folder: Path, seconds: float) -> None:
-    write_slow_engine(folder / "bundle", "painter", highest=1, products=6)
+    write_slow_engine(folder / "bundle", "painter", highest=1, products=20)
     given = ("--sessions", "1", "--queue", "2", "--log", "warning")
     with Server(folder / "bundle", *given, log=folder / "log") as server:
         ends = time.monotonic() + seconds
-        counts = load(server, 15, lambda: time.monotonic() > ends, {200, 503})
+        times: list[tuple[float, float, float]] = []
+        counts = load(server, 15, lambda: time.monotonic() > ends, {200, 503}, times)
         assert counts[200] > 5 and counts[503] > 5
+        queue, compute, whole = (np.percentile(kind, 99) for kind in zip(*times, strict=True))
+        # Two wait before it and one runs; fifteen would wait in a queue without a bound.
+        assert queue < 4 * compute + 20 and whole < 1000, (queue, compute, whole)
         body, headers = request(1)
         assert server.ask("POST", INFER, body, headers).status == 200
         late = server.ask("POST", INFER, body, {**headers, "x-request-timeout-ms": "1"})
@@ -170,6 +191,34 @@ def test_kill_and_start_again(tmp_path: Path) -> None:
             server.end(number)
 
 
+def test_kill_under_load_and_start_again(tmp_path: Path) -> None:
+    """Clients see their connections end, never a wrong answer; the next server is right at once."""
+    write_slow_engine(tmp_path / "bundle", "painter", highest=1, products=10)
+    body, headers = request(1)
+    with Server(tmp_path / "bundle", log=tmp_path / "log") as server:
+        answered, ended = threading.Semaphore(0), []
+
+        def client() -> None:
+            try:
+                while right(server.ask("POST", INFER, body, headers).body, 1):
+                    answered.release()
+                ended.append("wrong")
+            except (OSError, http.client.HTTPException):
+                ended.append("cut off")
+
+        threads = [threading.Thread(target=client) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(8):
+            assert answered.acquire(timeout=20)
+        assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        for thread in threads:
+            thread.join(30)
+        assert ended == ["cut off"] * 4
+    with Server(tmp_path / "bundle", log=tmp_path / "log") as server:
+        assert right(server.ask("POST", INFER, body, headers).body, 1)
+
+
 def test_slow_and_half_closed_clients_hold_nobody_up(server: Server) -> None:
     body, headers = request(1)
     start = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -255,6 +304,15 @@ def test_a_token_guards_all_but_the_probes(tmp_path: Path) -> None:
             assert refused.status == 401 and refused.headers["www-authenticate"] == "Bearer"
         mine = {"Authorization": "Bearer secret"}
         assert server.ask("GET", "/v2/models/painter", headers=mine).status == 200
+        with grpc_client.InferenceServerClient(server.grpc) as asks:
+            given = grpc_client.InferInput("images", [1, *SIZE, 3], "UINT8")
+            given.set_data_from_numpy(np.ones((1, *SIZE, 3), dtype=np.uint8))
+            for bearer in (None, {"authorization": "Bearer secre"}):
+                with pytest.raises(InferenceServerException) as told:
+                    asks.infer("painter", [given], headers=bearer)
+                assert told.value.status() == "StatusCode.UNAUTHENTICATED"
+            got = asks.infer("painter", [given], headers={"authorization": "Bearer secret"})
+            assert (got.as_numpy("class_map") == 1).all()
         denied = server.ask("POST", "/v2/repository/models/painter/load", headers=mine)
         assert denied.status == 403 and "--control" in denied.json()["error"]
 
@@ -281,3 +339,24 @@ def test_the_server_needs_neither_torch_nor_training_code() -> None:
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_requests_leave_no_memory_behind(server: Server) -> None:
+    def resident() -> float:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
+
+    def ask(count: int) -> None:
+        left, lock = iter(range(count)), threading.Lock()
+
+        def more() -> bool:
+            with lock:
+                return next(left, None) is None
+
+        assert set(load(server, 4, more, {200})) == {200}
+
+    ask(2000)
+    before = resident()
+    ask(20_000)
+    assert resident() < before + 5
