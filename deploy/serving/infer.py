@@ -77,6 +77,8 @@ def timing(served: Served) -> list[tuple[bytes, bytes]]:
     """The headers that tell where the time went and which version answered."""
     times = served.timing
     told = f"queue;dur={times.queued * 1e3:.3f}, compute;dur={times.computed * 1e3:.3f}"
+    if served.decoded is not None:
+        told = f"decode;dur={served.decoded * 1e3:.3f}, {told}"
     return [(b"server-timing", told.encode()), (b"x-model-version", served.version.number.encode())]
 
 

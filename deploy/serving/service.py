@@ -20,11 +20,17 @@ EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "
 
 
 class Served(NamedTuple):
-    """An answer and the version that gave it; `maps` are (B, H, W), for an encoded image at its own size."""
+    """An answer and the version that gave it.
+
+    Attributes:
+        maps: (B, H, W) class numbers, for an encoded image at its own size.
+        decoded: seconds that decoding and fitting an encoded image took; None where there was none.
+    """
 
     version: Version
     maps: Pixels
     timing: Answer
+    decoded: float | None
 
 
 class Service:
@@ -49,10 +55,10 @@ class Service:
             Refusal: of any kind; it is counted.
         """
         start = time.perf_counter()
-        version = self.models.get(name, number)
+        version, decoded = self.models.get(name, number), None
         try:
             if isinstance(images, bytes):
-                maps, timing, version = await self._picture(name, number, images, seconds)
+                maps, timing, version, decoded = await self._picture(name, number, images, seconds)
             else:
                 timing = await version.engine.infer(images, seconds)
                 maps = timing.maps
@@ -64,18 +70,20 @@ class Service:
             raise
         total = time.perf_counter() - start
         version.tally.success(len(maps), timing.queued, timing.computed, total, timing.batch)
-        return Served(version, maps, timing)
+        return Served(version, maps, timing, decoded)
 
     async def _picture(
         self, name: str, number: str, content: bytes, seconds: float
-    ) -> tuple[Pixels, Answer, Version]:
+    ) -> tuple[Pixels, Answer, Version, float]:
         contract = self.models.get(name, number).contract
+        start = time.perf_counter()
         fitted = await asyncio.to_thread(pictures.decode, content, contract, pixels=self.limits.pixels)
+        decoded = time.perf_counter() - start
         # While it was decoded, another version may have come.
         version = self.models.get(name, number)
         timing = await version.engine.infer(fitted.image[None], seconds)
         maps = await asyncio.to_thread(pictures.mask, timing.maps[0], fitted)
-        return maps[None], timing, version
+        return maps[None], timing, version, decoded
 
 
 def server_metadata() -> dict[str, Any]:

@@ -51,12 +51,12 @@ async function take(file) {
   await show();
 }
 
-// What the server says of itself, and the rest of the time: the network both ways, and both codecs.
+// What the server says of itself, and the rest of the time: the network both ways, and the mask.
 function timing(answer, total) {
   const told = answer.headers.get("Server-Timing") ?? "";
   const part = (name) => Number(told.match(new RegExp(`\\b${name};dur=([\\d.]+)`))?.[1] ?? 0);
-  const [queue, compute] = [part("queue"), part("compute")];
-  return { queue, compute, rest: Math.max(0, total - queue - compute), total };
+  const [decode, queue, compute] = [part("decode"), part("queue"), part("compute")];
+  return { decode, queue, compute, rest: Math.max(0, total - decode - queue - compute), total };
 }
 
 async function segment(name) {
@@ -134,7 +134,7 @@ function pane({ name, classes, palette, canvas, counts, times }, photo) {
     cell.textContent = share(index);
     return row;
   }));
-  for (const part of ["queue", "compute", "rest"]) {
+  for (const part of ["decode", "queue", "compute", "rest"]) {
     const piece = document.createElement("i");
     piece.className = part;
     piece.style.width = `${(100 * times[part]) / times.total}%`;
@@ -142,7 +142,7 @@ function pane({ name, classes, palette, canvas, counts, times }, photo) {
   }
   const ms = (value) => `${value.toFixed(1)} ms`;
   made.querySelector(".times").textContent = `${ms(times.total)} in all: queue ${ms(times.queue)}, ` +
-    `compute ${ms(times.compute)}, upload, decoding and download ${ms(times.rest)}`;
+    `compute ${ms(times.compute)}, decoding ${ms(times.decode)}, upload, mask and download ${ms(times.rest)}`;
   return made;
 }
 
