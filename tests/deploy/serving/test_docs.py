@@ -29,4 +29,6 @@ def test_the_curl_commands_of_the_docs(server: Server, tmp_path: Path) -> None:
         asked = shlex.split(command.replace("127.0.0.1:8000", server.http))
         subprocess.run([*asked, "-sS", "--fail"], cwd=tmp_path, check=True, timeout=30)
     with Image.open(tmp_path / "mask.png") as mask:
-        assert mask.size == (80, 40) and mask.getcolors() == [(1600, 0), (1600, 1)]
+        labels = np.asarray(mask)
+    # Near the edge between the halves JPEG and the resizing leave traces.
+    assert labels.shape == (40, 80) and (labels[:, :24] == 0).all() and (labels[:, 56:] == 1).all()
