@@ -114,6 +114,8 @@ class AugmentConfig(Config):
 
     `order` is `window` (uint8 throughout, any scale of the range) or `released` (float32, scales in steps of
     `SCALE_STEP`, no jitter); see `afdcd.data.transforms`.
+    `balanced` is the chance that a crop is laid over a pixel of a class drawn evenly from those that the
+    image shows, instead of anywhere.
     `fill` is the red, green and blue of what the scaled image leaves empty in the crop.
     """
 
@@ -122,6 +124,7 @@ class AugmentConfig(Config):
     scale: tuple[Positive, Positive]
     fill: tuple[Level, Level, Level]
     flip: Share
+    balanced: Share
     brightness: Share
     contrast: Share
     saturation: Share

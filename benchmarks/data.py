@@ -43,6 +43,7 @@ SETTINGS = {
     "crop": (512, 1024),
     "scale": (0.5, 2.0),
     "flip": 0.5,
+    "balanced": 0.0,
     "brightness": 0,
     "contrast": 0,
     "saturation": 0,

@@ -9,7 +9,12 @@ from afdcd.config import IGNORE_INDEX, ContrastForm, Recipe
 from afdcd.errors import UserError
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
-from afdcd.losses.recipe import check_recipe, recipe_schedule
+from afdcd.losses.recipe import (
+    check_recipe,
+    recipe_schedule,
+    recipe_unlabelled,
+    unlabelled_images,
+)
 from afdcd.models.store import load_trained
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.first_phase import FIRST_PHASE, load_first_phase
@@ -55,6 +60,7 @@ def make_job(params: Params, student: str, recipe: str, seed: int) -> Job:
             "teacher": hash_of(weights) if needs_teacher(settings, where) else None,
             "adapted": {file.name: hash_of(file) for file in first_phase},
         },
+        unlabelled=unlabelled_images(recipe_unlabelled(settings, where), schedule.batch_size),
     )
 
 

@@ -8,7 +8,13 @@ from itertools import product
 from afdcd.config import MethodOptions, Recipe
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
-from afdcd.losses.recipe import check_recipe, methods_of
+from afdcd.losses.recipe import (
+    check_recipe,
+    methods_of,
+    recipe_schedule,
+    recipe_unlabelled,
+    unlabelled_images,
+)
 from afdcd.plugins import class_constant
 from pipeline.params import Params
 
@@ -21,6 +27,8 @@ def complaints(params: Params) -> Iterator[str]:
             check_recipe(recipe, f"distill.recipes.{name}")
         except UserError as error:
             yield str(error)
+        else:
+            yield from _unlabelled(params, name, recipe)
         yield from _class_weights(params, name, recipe)
         yield from _strides(params, name, recipe)
         yield from _patches(params, name, recipe)
@@ -36,6 +44,21 @@ def _class_weights(params: Params, name: str, recipe: Recipe) -> Iterator[str]:
                 f"distill.recipes.{name}.{method}.class_weighted: true is not possible with "
                 "train.practice.class_weights none; set one of the two"
             )
+
+
+def _unlabelled(params: Params, name: str, recipe: Recipe) -> Iterator[str]:
+    """A share of unlabelled images needs images, and a batch with at least one of either kind."""
+    place = f"distill.recipes.{name}"
+    if not (share := recipe_unlabelled(recipe, place)):
+        return
+    size = recipe_schedule(recipe, params.train.schedule, place).batch_size
+    if not 0 < unlabelled_images(share, size) < size:
+        yield f"{place}.unlabelled: {share:g} of a batch of {size} leaves none of one kind; take another"
+    if not params.dataset.unlabelled:
+        yield (
+            f"{place}.unlabelled: {share:g} needs images without labels; name folders below dataset.root in "
+            "dataset.unlabelled, or set it to 0"
+        )
 
 
 def _strides(params: Params, name: str, recipe: Recipe) -> Iterator[str]:

@@ -57,6 +57,7 @@ class Job:
         size: (height, width) of its input as it ships, at which it is validated.
         fit: how images are brought to that size.
         inputs: hashes and settings of all else that the result depends on.
+        unlabelled: images of each batch that come without labels.
     """
 
     stage: str
@@ -66,6 +67,7 @@ class Job:
     size: Size
     fit: Fit
     inputs: dict[str, Any]
+    unlabelled: int = 0
 
 
 class Parts(NamedTuple):
@@ -258,6 +260,7 @@ def _batches(
             world_size=world.size,
             workers=runtime.workers,
             decoded=open_decoded(manifest, paths.DECODED, runtime.cache_gb * 1e9),
+            unlabelled=job.unlabelled,
         )
 
     return batches

@@ -71,6 +71,7 @@ def write_data(folder: Path, per_split: int = 5) -> None:
         "label_map": [*range(3), *[255] * 253],
         "ignore_index": 255,
         "licence": "CC0",
+        "mask_colours": None,
         "root": None,
         "splits": splits,
         "class_pixels": {split: [1, 1, 1] for split in splits},

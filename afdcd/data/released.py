@@ -47,8 +47,7 @@ def augment(
         draws: numbers in [0, 1) for scale, top, left and flip; further ones are not used.
     """
     scale, top, left, mirror = draws[:4]
-    first, last = (round(end / SCALE_STEP) for end in config.scale)
-    factor = config.scale[0] + int(scale * (last - first + 1)) / round(1 / SCALE_STEP)
+    factor = scale_of(config, scale)
     rows = _axis(image.shape[0], config.crop[0], factor, top)
     columns = _axis(image.shape[1], config.crop[1], factor, left)
     size = np.s_[: len(rows.nearest), : len(columns.nearest)]
@@ -59,6 +58,12 @@ def augment(
     out_labels[size] = label_map[raw_labels[np.ix_(rows.nearest, columns.nearest)]]
     step = -1 if mirror < config.flip else 1
     return out_image[:, ::step], out_labels[:, ::step]
+
+
+def scale_of(config: AugmentConfig, drawn: float) -> float:
+    """The scale that a number in [0, 1) chooses among the steps."""
+    first, last = (round(end / SCALE_STEP) for end in config.scale)
+    return config.scale[0] + int(drawn * (last - first + 1)) / round(1 / SCALE_STEP)
 
 
 def _axis(length: int, crop: int, factor: float, position: float) -> Axis:

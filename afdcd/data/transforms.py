@@ -49,16 +49,19 @@ def augment(
     labels), but for values that lie half-way between two grey levels, and costs what the crop costs.
     Where the scaled image is smaller than the crop, `fill` and the ignored label follow, below and at the
     right.
-    Always seven numbers are drawn, so that switching one thing off changes none of the others.
+    Always seven numbers are drawn, and three more for `balanced`, so that switching one thing off changes
+    none of the others.
 
     Returns:
         The image, uint8, or float32 in 0..255 with `order: released`; and the train ids.
     """
     draws = rng.random(7).tolist()
+    if config.balanced:
+        draws[1:3] = balanced(raw_labels, label_map, config, draws[:3], rng.random(3).tolist())
     if config.order == "released":
         return released.augment(image, raw_labels, label_map, config, draws)
-    scale, top, left, mirror, *jitter = draws
-    scale = config.scale[0] + scale * (config.scale[1] - config.scale[0])
+    _, top, left, mirror, *jitter = draws
+    scale = scale_of(config, draws[0])
     rows = span(image.shape[0], config.crop[0], scale, top)
     columns = span(image.shape[1], config.crop[1], scale, left)
     ranges = (config.brightness, config.contrast, config.saturation)
@@ -70,6 +73,45 @@ def augment(
     # As bytes: half the time of an index array.
     ids = np.frombuffer(raw.tobytes().translate(label_map.tobytes()), np.uint8).reshape(raw.shape)
     return _padded(np.asarray(photometric(colours, *factors)), ids, config)
+
+
+def scale_of(config: AugmentConfig, drawn: float) -> float:
+    """The scale that a number in [0, 1) chooses."""
+    if config.order == "released":
+        return released.scale_of(config, drawn)
+    return config.scale[0] + drawn * (config.scale[1] - config.scale[0])
+
+
+def balanced(
+    raw_labels: Pixels, label_map: Pixels, config: AugmentConfig, draws: list[float], extra: list[float]
+) -> list[float]:
+    """Positions (top, left) in [0, 1) of a crop that shows a pixel of a class drawn evenly.
+
+    Args:
+        raw_labels: uint8 (H, W).
+        label_map: (256,) train id of every raw one.
+        config: `balanced` is the chance that the positions are changed at all.
+        draws: numbers in [0, 1) for scale, top and left.
+        extra: numbers in [0, 1): whether, which of the classes that occur, which of its pixels.
+    """
+    ids = np.frombuffer(raw_labels.tobytes().translate(label_map.tobytes()), np.uint8)
+    classes = np.flatnonzero(np.bincount(ids, minlength=256)[:IGNORE_INDEX])
+    if extra[0] >= config.balanced or not len(classes):
+        return draws[1:]
+    pixels = np.flatnonzero(ids == classes[int(extra[1] * len(classes))])
+    place = divmod(int(pixels[int(extra[2] * len(pixels))]), raw_labels.shape[1])
+    scale = scale_of(config, draws[0])
+    axes = zip(raw_labels.shape, config.crop, place, draws[1:], strict=True)
+    return [_position(length, crop, scale, pixel, drawn) for length, crop, pixel, drawn in axes]
+
+
+def _position(length: int, crop: int, scale: float, pixel: int, drawn: float) -> float:
+    """The position along an axis, drawn from those whose crop shows the centre of a source pixel."""
+    scaled = max(1, round(length * scale))
+    room = max(0, scaled - crop)
+    centre = (2 * pixel + 1) * scaled // (2 * length)
+    first, last = max(0, centre - crop + 1), min(room, centre)
+    return (first + int(drawn * (last - first + 1)) + 0.5) / (room + 1)
 
 
 def span(length: int, crop: int, scale: float, position: float) -> Span:

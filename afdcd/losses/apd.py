@@ -123,6 +123,7 @@ class APD(Method):
     """Local logits and prototypes of the head's features, through an adapter on either side."""
 
     terms: ClassVar[tuple[str, ...]] = ("perspective_local", "perspective_align")
+    label_terms: ClassVar[tuple[str, ...]] = ("perspective_local", "perspective_align")
     student_stop: ClassVar[Stop] = "head_features"
     teacher_stop: ClassVar[Stop] = "head_features"
 

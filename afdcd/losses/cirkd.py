@@ -131,6 +131,7 @@ class CIRKD(Method):
     """Relations of the head's features with the mini-batch and with a memory of pixels and regions."""
 
     terms: ClassVar[tuple[str, ...]] = ("mini_batch_pixel", "memory_pixel", "memory_region")
+    label_terms: ClassVar[tuple[str, ...]] = ("memory_pixel", "memory_region")
     student_stop: ClassVar[Stop] = "head_features"
     teacher_stop: ClassVar[Stop] = "head_features"
 

@@ -113,6 +113,7 @@ class IDD(Method):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("inter_class_distance", "position_information")
+    label_terms: ClassVar[tuple[str, ...]] = ("inter_class_distance",)
     student_stop: ClassVar[Stop] = "head_features"
     teacher_stop: ClassVar[Stop] = "head_features"
     has_first_phase: ClassVar[bool] = True

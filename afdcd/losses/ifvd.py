@@ -53,6 +53,7 @@ class IntraClassVariation(Method):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("intra_class",)
+    label_terms: ClassVar[tuple[str, ...]] = ("intra_class",)
     student_stop: ClassVar[Stop] = "head_features"
     teacher_stop: ClassVar[Stop] = "head_features"
 

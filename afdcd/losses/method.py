@@ -65,12 +65,13 @@ class ParamGroup:
 class Method(nn.Module):
     """A distillation method.
 
-    A subclass names its `terms` and how far both networks must run, and takes the run's Context and its
-    options, as keywords without defaults. `active` holds the terms with a weight, all of them until
-    `activate` says otherwise; `forward` returns these and no others.
+    A subclass names its `terms`, those of them that look at labels (`label_terms`), and how far both networks
+    must run, and takes the run's Context and its options, as keywords without defaults. `active` holds the
+    terms with a weight, all of them until `activate` says otherwise; `forward` returns these and no others.
     """
 
     terms: ClassVar[tuple[str, ...]]
+    label_terms: ClassVar[tuple[str, ...]] = ()
     student_stop: ClassVar[Stop] = "logits"
     teacher_stop: ClassVar[Stop] = "logits"
     has_first_phase: ClassVar[bool] = False

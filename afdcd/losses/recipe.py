@@ -14,7 +14,7 @@ from afdcd.plugins import checked_options, class_constant, require_known, valida
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-RESERVED = ("schedule", "resize")
+RESERVED = ("schedule", "resize", "unlabelled")
 """Keys of a recipe that are no methods; no method may be called so."""
 
 
@@ -42,10 +42,11 @@ def check_recipe(recipe: Recipe, where: str) -> dict[str, CheckedMethod]:
 
     Raises:
         UserError: an unknown method, term or option, a missing option, an impossible value, or a term
-            that belongs to two methods.
+            that belongs to two methods; a term that looks at labels in a recipe with unlabelled images.
     """
     schedule_override(recipe, where)
     recipe_resize(recipe, where)
+    unlabelled = recipe_unlabelled(recipe, where)
     checked: dict[str, CheckedMethod] = {}
     owner: dict[str, str] = {}
     known = METHODS | dict.fromkeys(RESERVED, "")
@@ -62,6 +63,8 @@ def check_recipe(recipe: Recipe, where: str) -> dict[str, CheckedMethod]:
                 raise UserError(f"{place}: {owner[term]} has a term {term!r} too; give one of them weight 0")
             owner[term] = name
         checked[name] = CheckedMethod(target, weights, options)
+    if unlabelled:
+        _require_no_labels(checked, f"{where}.unlabelled")
     return checked
 
 
@@ -101,6 +104,50 @@ def recipe_resize(recipe: Recipe, where: str) -> Resize:
     if given not in get_args(Resize):
         raise UserError(f"{where}.resize = {given!r}: valid: {', '.join(get_args(Resize))}")
     return cast(Resize, given)
+
+
+def recipe_unlabelled(recipe: Recipe, where: str) -> float:
+    """The share of a recipe's training images that come without labels; 0 where it says nothing.
+
+    Raises:
+        UserError: its `unlabelled` is no number from 0 to below 1.
+    """
+    given = recipe.get("unlabelled", 0.0)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < 1:
+        raise UserError(
+            f"{where}.unlabelled = {given!r}: give the share of unlabelled images in a batch, "
+            "from 0 to below 1"
+        )
+    return float(given)
+
+
+def unlabelled_images(share: float, batch_size: int) -> int:
+    """How many images of a batch come without labels."""
+    return round(share * batch_size)
+
+
+def _require_no_labels(checked: Mapping[str, CheckedMethod], place: str) -> None:
+    """Refuse terms that look at labels, and a recipe in which nothing learns without them.
+
+    Raises:
+        UserError: naming the terms.
+    """
+    bound = [
+        f"{name}.{term}"
+        for name, method in checked.items()
+        for term in class_constant(method.target, "label_terms")
+        if term in method.weights
+    ]
+    if bound:
+        raise UserError(
+            f"{place}: {', '.join(bound)} looks at labels, so this recipe cannot learn from unlabelled "
+            "images; set it to 0, or give these terms weight 0"
+        )
+    if not any(method.weights for method in checked.values()):
+        raise UserError(
+            f"{place}: no term has a weight, and labels alone teach nothing about unlabelled images; "
+            "set it to 0"
+        )
 
 
 def _check_weights(terms: tuple[str, ...], weights: Any, place: str) -> dict[str, float]:

@@ -103,6 +103,8 @@ class MethodContract:
         cls = resolve(METHODS, self.name, "method")
         assert class_constant(METHODS[self.name], "terms") == cls.terms
         assert class_constant(METHODS[self.name], "has_first_phase") == cls.has_first_phase
+        assert class_constant(METHODS[self.name], "label_terms") == cls.label_terms
+        assert cls.label_terms == (() if self.label_free else self.of_labels or cls.terms)
         assert set(constructor_model(METHODS[self.name]).model_fields) == set(self.options)
 
     def test_terms_are_float32_scalars_that_lead_to_the_student_only(

@@ -107,6 +107,12 @@ def test_reserved_keys_of_recipes(project: Path, edited: Edited) -> None:
     checks.check(params.parse(edited({"distill.recipes.kd": schedule})))
     checks.check(params.parse(edited({"distill.recipes.kd": {}})))
     checks.check(params.parse(edited({"distill.recipes.afdcd.schedule": {"iterations": 60}})))
+    more = {"distill.recipes.kd.unlabelled": 0.5}
+    checks.check(params.parse(edited(more | {"dataset.unlabelled": ["more"]})))
+    line = complaint(edited(more))
+    assert "distill.recipes.kd.unlabelled: 0.5 needs images without labels; name folders" in line
+    line = complaint(edited({"distill.recipes.kd.unlabelled": 0.01, "dataset.unlabelled": ["more"]}))
+    assert "unlabelled: 0.01 of a batch of 8 leaves none of one kind" in line
     line = complaint(edited({"distill.recipes.kd": {"schedule": {"iterations": 0}}}))
     assert "distill.recipes.kd.schedule.iterations = 0" in line
     assert "distill.recipes.kd.kd must hold" in complaint(edited({"distill.recipes.kd": {"kd": 2.0}}))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -45,6 +46,23 @@ def test_a_recipe_may_train_longer_than_the_others(taught: dict[str, Any]) -> No
     rows = curve("tiny_longer_0")
     assert [row["iteration"] for row in rows if row["val_miou"]] == ["4", "8", "11"]
     assert rows[-1]["kd"] and card("tiny_longer_0")["iterations"] == 11
+
+
+def test_unlabelled_images_teach_through_the_teacher(taught: dict[str, Any]) -> None:
+    add_recipe(taught, "more", tiny.RECIPES["kd"] | {"unlabelled": 0.5})
+    write(taught)
+    adapt.main(["more"])
+    with pytest.raises(UserError, match="has no split 'unlabelled'"):
+        distill.main(["tiny", "more", "0"])
+    rows = paths.PREPARED / "manifest.jsonl"
+    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    more = [row | {"split": "unlabelled", "mask": None, "mask_sha256": None} for row in found[:6]]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in [*found, *more]))
+    distill.main(["tiny", "more", "0"])
+    last = curve("tiny_more_0")[-1]
+    assert 0 < float(last["kd"]) < 1e3 and 0 < float(last["ce"]) < 1e3
+    distill.main(["tiny", "kd", "0"])
+    assert weights("tiny_more_0") != weights("tiny_kd_0")
 
 
 @pytest.mark.parametrize("resize", ["none", "teacher_to_student"])

@@ -27,6 +27,7 @@ AUGMENT = AugmentConfig(
     scale=(0.5, 1.5),
     fill=(0, 0, 0),
     flip=0.5,
+    balanced=0.0,
     brightness=0.2,
     contrast=0.2,
     saturation=0.2,

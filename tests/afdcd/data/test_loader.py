@@ -10,6 +10,7 @@ import torch
 
 from afdcd.config import AugmentConfig
 from afdcd.data import loader
+from afdcd.data.decoded import open_decoded
 from afdcd.data.loader import Batch, sample_key, sample_order, training_batches
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
@@ -20,6 +21,7 @@ AUGMENT = AugmentConfig(
     scale=(0.5, 1.5),
     fill=(0, 0, 0),
     flip=0.5,
+    balanced=0.0,
     brightness=0.2,
     contrast=0.2,
     saturation=0.2,
@@ -124,3 +126,50 @@ def test_vanished_image_is_one_sentence_also_from_a_worker(prepared, tmp_path, w
 def test_batches_survive_the_way_to_a_spawned_worker(manifest: Manifest) -> None:
     made = loader._Batches(manifest, AUGMENT, 4, 3, range(4), 0)
     assert same([pickle.loads(pickle.dumps(made)).make(1)], [batches(manifest)[1]])
+
+
+@pytest.fixture
+def with_more(manifest: Manifest) -> Manifest:
+    """The same data set with the images of val once more, without masks."""
+    more = [
+        entry._replace(split="unlabelled", mask=None, mask_sha256=None) for entry in manifest.split("val")
+    ]
+    return Manifest(manifest.folder, manifest.info, [*manifest.entries, *more], "other")
+
+
+@pytest.mark.parametrize(("unlabelled", "places"), [(1, [3]), (2, [1, 3]), (3, [1, 2, 3])])
+def test_unlabelled_images_are_spread_over_the_batch_and_ignored(
+    with_more: Manifest, unlabelled: int, places: list[int]
+) -> None:
+    found = batches(with_more, unlabelled=unlabelled)
+    for batch in found:
+        without = [place for place in range(4) if (batch.labels[place] == 255).all()]
+        assert without == places
+        assert all(batch.images[place].float().std() > 1 for place in places)
+    halves = [batches(with_more, unlabelled=unlabelled, rank=rank, world_size=2) for rank in (0, 1)]
+    assert same(
+        found, [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(*halves, strict=True)]
+    )
+    assert same(found, batches(with_more, unlabelled=unlabelled, workers=1))
+
+
+def test_each_kind_of_image_has_an_order_of_its_own(with_more: Manifest, tmp_path: Path) -> None:
+    maker = loader._Batches(with_more, AUGMENT, 4, 3, range(4), 0, None, 2)
+    chosen = [entry for iteration in range(6) for entry in maker._chosen(iteration)]
+    known = [entry.name for entry in chosen if entry.mask is not None]
+    others = [entry.name for entry in chosen if entry.mask is None]
+    assert sorted(known) == sorted(entry.name for entry in with_more.split("train"))
+    counts = {name: others.count(name) for name in others}
+    assert len(others) == 12 and set(counts.values()) == {3}, "four images, three epochs"
+    plain = loader._Batches(with_more, AUGMENT, 2, 3, range(2), 0)
+    assert known == [entry.name for iteration in range(6) for entry in plain._chosen(iteration)]
+
+
+def test_decoded_images_serve_beside_unlabelled_ones(with_more: Manifest, tmp_path: Path) -> None:
+    decoded = open_decoded(with_more, tmp_path / "decoded", 1e9)
+    assert same(batches(with_more, unlabelled=2), batches(with_more, unlabelled=2, decoded=decoded))
+
+
+def test_without_unlabelled_images_they_cannot_be_asked_for(manifest: Manifest) -> None:
+    with pytest.raises(UserError, match="has no split 'unlabelled'"):
+        batches(manifest, unlabelled=1)

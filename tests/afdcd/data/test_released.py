@@ -18,6 +18,7 @@ CONFIG = AugmentConfig(
     scale=(0.5, 2.0),
     fill=MEAN,
     flip=0.5,
+    balanced=0.0,
     brightness=0,
     contrast=0,
     saturation=0,

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from afdcd.config import AugmentConfig
+from afdcd.data import transforms
 from afdcd.data.transforms import augment, photometric, span
 
 PLAIN = AugmentConfig(
@@ -13,6 +16,7 @@ PLAIN = AugmentConfig(
     scale=(1, 1),
     fill=(0, 0, 0),
     flip=0,
+    balanced=0.0,
     brightness=0,
     contrast=0,
     saturation=0,
@@ -214,3 +218,53 @@ def test_photometric_clips_and_does_not_wrap() -> None:
     white = Image.new("RGB", (4, 4), (250, 250, 250))
     assert np.asarray(photometric(white, 1.5, 1.0, 1.0)).min() == 255
     assert np.asarray(photometric(white, 1.0, 1.0, 1.0)).max() == 250
+
+
+def rare(height: int = 60, width: int = 80):
+    """Class 1 in four pixels of a corner, class 2 in a stripe, the rest class 0, and an ignored column."""
+    labels = np.zeros((height, width), dtype=np.uint8)
+    labels[50:52, 70:72], labels[:, 3], labels[:, 0] = 1, 2, 255
+    return np.stack([labels] * 3, axis=-1), labels
+
+
+@pytest.mark.parametrize("order", ["window", "released"])
+def test_balanced_crops_show_every_class_about_as_often(order: str) -> None:
+    image, labels = rare()
+    config = change(order=order, crop=(12, 16), scale=(0.5, 2.0), balanced=1.0)
+    shown = np.zeros(3)
+    plain = np.zeros(3)
+    for seed in range(300):
+        for total, given in ((shown, config), (plain, config.model_copy(update={"balanced": 0.0}))):
+            _, out = augment(image, labels, IDENTITY, given, np.random.default_rng(seed))
+            total += [(out == number).any() for number in range(3)]
+    assert plain[1] < 40 and 80 < shown[1] < 160, "nearest labels drop some of four pixels at scale 0.5"
+    assert shown[2] > plain[2] * 1.5 and shown[0] > 250
+
+
+def test_a_balanced_crop_shows_the_drawn_pixel_at_every_scale_and_place() -> None:
+    for length, crop, scale in itertools.product((24, 41), (8, 24, 60), (0.5, 0.9, 1.0, 1.7)):
+        for pixel, drawn in itertools.product(range(length), (0.0, 0.5, 0.999)):
+            axis = span(length, crop, scale, transforms._position(length, crop, scale, pixel, drawn))
+            first, last = axis.box
+            assert first <= pixel + 0.5 <= last, (length, crop, scale, pixel)
+
+
+def test_balance_switched_off_draws_nothing_and_a_chance_of_half_changes_half() -> None:
+    image, labels = rare()
+    config = change(crop=(12, 16), flip=0.5)
+    half = config.model_copy(update={"balanced": 0.5})
+    moved = 0
+    for seed in range(200):
+        one = augment(image, labels, IDENTITY, config, np.random.default_rng(seed))[1]
+        two = augment(image, labels, IDENTITY, half, np.random.default_rng(seed))[1]
+        moved += not np.array_equal(one, two)
+    assert 60 < moved < 120
+
+
+def test_an_image_without_a_labelled_pixel_is_cropped_anywhere() -> None:
+    image, labels = rare()
+    nothing = np.full(256, 255, dtype=np.uint8)
+    config = change(crop=(12, 16), balanced=1.0)
+    found = augment(image, labels, nothing, config, np.random.default_rng(1))
+    plain = augment(image, labels, nothing, change(crop=(12, 16)), np.random.default_rng(1))
+    assert (found[1] == 255).all() and (found[0] == plain[0]).all()

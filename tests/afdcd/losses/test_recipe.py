@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 import tiny
+import yaml
+from clone import ROOT
 
 from afdcd.errors import UserError
 from afdcd.losses import METHODS
@@ -66,6 +69,44 @@ def test_reserved_keys_are_no_methods() -> None:
     assert not set(RESERVED) & set(METHODS)
     recipe = {"schedule": {"iterations": 6}, "kd": KD, "resize": "none"}
     assert list(check_recipe(recipe, "here")) == list(methods_of(recipe)) == ["kd"]
+
+
+LABELLED = {
+    "ifvd": (["intra_class"], "ifvd.intra_class"),
+    "idd": (["inter_class_distance", "position_information"], "idd.inter_class_distance"),
+    "cirkd": (["mini_batch_pixel", "memory_pixel"], "cirkd.memory_pixel"),
+}
+
+
+@pytest.mark.parametrize("method", LABELLED)
+def test_terms_that_look_at_labels_are_refused_with_unlabelled_images(method: str) -> None:
+    names, said = LABELLED[method]
+    options = checked_preset(method)
+    recipe = {"kd": KD, method: options | {"weights": dict.fromkeys(names, 1.0)}, "unlabelled": 0.5}
+    with pytest.raises(UserError, match=rf"here\.unlabelled: {said} looks at labels, so this recipe cannot"):
+        check_recipe(recipe, "here")
+    check_recipe(recipe | {"unlabelled": 0}, "here")
+    free = {name: float(f"{method}.{name}" not in said) for name in names}
+    check_recipe(recipe | {method: options | {"weights": free}}, "here")
+
+
+def checked_preset(method: str) -> dict[str, Any]:
+    """The options of a method in its preset, with 1 for what the preset takes from elsewhere."""
+    text = (ROOT / f"conf/recipe/{method}.yaml").read_text(encoding="utf-8")
+    options: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{preset\.\w+\}", "1", text))[method]
+    return options
+
+
+@pytest.mark.parametrize("share", [1, 1.5, -0.1, True, "half", None])
+def test_an_impossible_share_of_unlabelled_images_is_refused(share: Any) -> None:
+    with pytest.raises(UserError, match=r"here\.unlabelled = .*: give the share .* from 0 to below 1"):
+        check_recipe({"kd": KD, "unlabelled": share}, "here")
+
+
+def test_labels_alone_teach_nothing_about_unlabelled_images() -> None:
+    for recipe in ({}, {"kd": KD | {"weights": {"kd": 0.0}}}):
+        with pytest.raises(UserError, match=r"here\.unlabelled: no term has a weight"):
+            check_recipe(recipe | {"unlabelled": 0.5}, "here")
 
 
 def test_a_recipe_without_methods_has_no_terms() -> None:
