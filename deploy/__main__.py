@@ -13,11 +13,13 @@ from afdcd.errors import UserError
 from afdcd.files import disk_errors
 
 VERBS = (
+    "export",
     "quantize",
     "build",
     "parity",
     "evaluate",
     "benchmark",
+    "compare",
     "kit",
     "measure",
     "serve",

@@ -93,10 +93,22 @@ def random_feed(inputs: Sequence[Given], wishes: Sequence[Wish], path: Path) -> 
     return feed
 
 
+Feeder = Callable[[Sequence[Given], Sequence[Wish], Path], dict[str, Array]]
+"""Makes the values of all inputs, like `random_feed`."""
+
+
 def open_file(
-    path: Path, engine: str, *, threads: int, wishes: Sequence[Wish] = (), streams: int = 1
+    path: Path,
+    engine: str,
+    *,
+    threads: int,
+    wishes: Sequence[Wish] = (),
+    streams: int = 1,
+    feeder: Feeder = random_feed,
 ) -> list[Call]:
     """`streams` calls of a file that may run at the same time, each on `threads` threads.
+
+    A call gives the outputs as its engine does, in the graph's order (`outputs_of`).
 
     Raises:
         UserError: the engine is unknown or not here, or cannot load the file or run it at these shapes.
@@ -104,11 +116,19 @@ def open_file(
     if engine not in ENGINES:
         raise UserError(f"the engine {engine!r} cannot run an ONNX file; take one of {', '.join(ENGINES)}")
     if engine.startswith("openvino"):
-        return _openvino(path, engine, threads, wishes, streams)
-    return _onnxruntime(path, engine, threads, wishes, streams)
+        return _openvino(path, engine, threads, wishes, streams, feeder)
+    return _onnxruntime(path, engine, threads, wishes, streams, feeder)
 
 
-def _onnxruntime(path: Path, engine: str, threads: int, wishes: Sequence[Wish], streams: int) -> list[Call]:
+def outputs_of(result: Any) -> list[Array]:
+    """What a call of a file gave, as arrays in the order of the graph's outputs."""
+    values = result.values() if hasattr(result, "values") else result
+    return [np.asarray(value) for value in values]
+
+
+def _onnxruntime(
+    path: Path, engine: str, threads: int, wishes: Sequence[Wish], streams: int, feeder: Feeder
+) -> list[Call]:
     from deploy.sessions import onnxruntime as ours
 
     provider = {"onnxruntime_cuda": ours.CUDA, "onnxruntime_tensorrt": ours.TENSORRT}.get(engine, ours.CPU)
@@ -125,7 +145,7 @@ def _onnxruntime(path: Path, engine: str, threads: int, wishes: Sequence[Wish], 
         )
         for one in session.get_inputs()
     ]
-    feed = random_feed(inputs, wishes, path)
+    feed = feeder(inputs, wishes, path)
 
     def call() -> object:
         try:
@@ -152,7 +172,9 @@ def _unknown_operator(path: Path, reason: str) -> UserError | None:
     return None
 
 
-def _openvino(path: Path, engine: str, threads: int, wishes: Sequence[Wish], streams: int) -> list[Call]:
+def _openvino(
+    path: Path, engine: str, threads: int, wishes: Sequence[Wish], streams: int, feeder: Feeder
+) -> list[Call]:
     import openvino as ov
 
     from deploy.sessions.openvino import compile_graph
@@ -170,7 +192,7 @@ def _openvino(path: Path, engine: str, threads: int, wishes: Sequence[Wish], str
         )
         for one in model.inputs
     ]
-    feed = random_feed(inputs, wishes, path)
+    feed = feeder(inputs, wishes, path)
     try:
         model.reshape({name: list(value.shape) for name, value in feed.items()})
     except Exception as error:

@@ -206,7 +206,7 @@ class Meter:
         ratio = max(self._signal, tiny) / self._noise if self._noise > 0 else None
         return Parity(
             images=images,
-            agreement=self._equal / self._pixels,
+            agreement=self._equal / max(self._pixels, 1),
             max_relative_error=self._worst / max(self._largest, tiny),
             sqnr_db=None if ratio is None else 10 * math.log10(ratio),
         )

@@ -10,6 +10,7 @@ from rich.table import Table
 from deploy.benchmark import Report
 from deploy.bundle import Manifest
 from deploy.check import Finding
+from deploy.comparison import Compared
 from deploy.evaluate import Score
 from deploy.latency import Latency
 from deploy.macs import Macs
@@ -130,6 +131,25 @@ def parity(found: Parity) -> Table:
             f"{case.max_relative_error:.1e}",
             _number(case.sqnr_db, 1),
         )
+    return table
+
+
+def comparison(found: Mapping[str, Compared]) -> Table:
+    """A row a model; the first is the reference."""
+    names = ["MB", "agreement", "relative error", "SQNR dB", "mIoU %", "p50 ms"]
+    table = _table(f"against {next(iter(found))}", ["model", *names])
+    for name, one in found.items():
+        error = one.max_relative_error
+        table.add_row(
+            name,
+            _number(one.bytes / 1e6, 2),
+            _number(one.agreement, 6),
+            _number(None) if error is None else f"{error:.1e}",
+            _number(one.sqnr_db, 1),
+            _number(None if one.miou is None else 100 * one.miou, 2),
+            _number(one.p50_ms),
+        )
+    table.caption = f"{one.inputs} kinds of input; mIoU and latency where they were measured"
     return table
 
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from afdcd.errors import UserError
 from deploy import peak, tables, trtexec
-from deploy.anyones import ENGINES, Wish
 from deploy.benchmark import Worker, measure, worker_of
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import CLASS_MAP, read_manifest
 from deploy.cli import Verbs
 from deploy.cli.output import above_zero, add_out, add_threads, count, show
+from deploy.cli.subjects import add_backends, add_shape
+from deploy.cli.subjects import subjects as subjects_of
 from deploy.config import BenchmarkConfig
 from deploy.graph import load
 from deploy.macs import Macs
@@ -36,12 +37,8 @@ def add(command: Verbs) -> None:
     """The verb and its arguments."""
     verb = command("benchmark", "latency of bundles and ONNX files in turn; the first is the baseline")
     verb.add_argument("paths", type=Path, nargs="+", metavar="BUNDLE_OR_ONNX")
-    verb.add_argument(
-        "--backend", nargs="+", choices=ENGINES, default=["onnxruntime"], help="engines for ONNX files"
-    )
-    verb.add_argument(
-        "--shape", type=_wish, nargs="+", default=[], metavar="[NAME:]1x3x512x1024", help="of open inputs"
-    )
+    add_backends(verb)
+    add_shape(verb)
     add_threads(verb)
     add_out(verb)
     for name, (default, does) in COUNTS.items():
@@ -67,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: a model is given twice or cannot be opened or run, or bundles take different sizes.
     """
-    subjects = _subjects(options)
+    subjects = subjects_of(options.paths, options.backend, options.threads, options.shape)
     if "server" in options.scenario and options.rate is None and options.target_ms is None:
         raise UserError("--scenario server needs --rate, or --target-ms to search the rate for")
     settings = BenchmarkConfig(
@@ -101,35 +98,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _backend(subject: Subject) -> str:
     return read_manifest(subject.path).backend if subject.path.is_dir() else subject.engine
-
-
-def _wish(text: str) -> Wish:
-    name, _, lengths = text.rpartition(":")
-    try:
-        shape = tuple(int(length) for length in lengths.split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"must be like 1x3x512x1024 or images:1x3x512x1024, got {text!r}")
-    return Wish(name, shape)
-
-
-def _subjects(options: argparse.Namespace) -> list[Subject]:
-    found = []
-    for path in options.paths:
-        if path.is_dir():
-            manifest = read_manifest(path)
-            name = f"{manifest.model} on {manifest.target}"
-            found.append(Subject(name, path, options.threads or manifest.threads))
-            continue
-        if not path.exists():
-            raise UserError(f"{path} does not exist; give ONNX files or bundle folders")
-        for engine in options.backend:
-            name = f"{path} on {engine}" if len(options.backend) > 1 else str(path)
-            found.append(Subject(name, path, options.threads or 1, engine, tuple(options.shape)))
-    if len({subject.name for subject in found}) < len(found):
-        raise UserError("a model is given twice; give each once")
-    return found
 
 
 def _random_batches(subjects: Sequence[Subject], batch_size: int) -> list[Images]:

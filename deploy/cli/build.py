@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from afdcd.errors import UserError
+from afdcd.files import read_json
 from deploy import hardware, tables
 from deploy.build import build
+from deploy.bundle import QUANTISATION
 from deploy.cli import Verbs
 from deploy.cli.output import count, show
 from deploy.config import Precision, TargetConfig
+from deploy.presets import needs_no_typing
 from deploy.sessions import BACKENDS
 
 
@@ -34,6 +38,12 @@ def run(options: argparse.Namespace) -> None:
     spec = TargetConfig(
         backend=options.backend, precision=options.precision, where="here", threads=options.threads
     )
+    typed = read_json(options.typed / QUANTISATION).get("precision")
+    if typed != spec.precision and not (typed == "fp32" and needs_no_typing(spec)):
+        raise UserError(
+            f"{options.typed} holds graphs in {typed}, --precision asks for {spec.precision}; "
+            "`quantize` writes graphs in INT8"
+        )
     target = f"{options.backend}_{options.precision}"
     manifest = build(options.typed, options.bundle, target=target, spec=spec, hardware=hardware.describe())
     show(options, manifest, tables.contents(manifest))

@@ -9,9 +9,11 @@ import numpy as np
 
 from afdcd.errors import UserError
 from deploy import tables
-from deploy.bundle import LOGITS, PROGRAM, checked_bytes, read_contract
+from deploy.bundle import LOGITS, PROGRAM, Pixels, checked_bytes, read_contract
 from deploy.cli import Verbs
 from deploy.cli.output import add_out, show
+from deploy.cli.subjects import add_shape, subjects
+from deploy.comparison import compare
 from deploy.pairs import images_of, open_image
 from deploy.parity import Case, inputs, suite
 from deploy.sessions import open_backend
@@ -21,8 +23,12 @@ IMAGES = 8
 
 def add(command: Verbs) -> None:
     """The verb and its arguments."""
-    verb = command("parity", "how near an exported network's graphs are to PyTorch, at five shapes")
-    verb.add_argument("exported", type=Path, metavar="FOLDER", help="as the stage export writes it")
+    verb = command("parity", "how near graphs are to PyTorch, or one file to another")
+    verb.add_argument("exported", type=Path, metavar="FOLDER", help="as `export` writes it; or a file")
+    verb.add_argument(
+        "other", type=Path, nargs="?", metavar="OTHER", help="file or bundle to hold against it"
+    )
+    add_shape(verb)
     verb.add_argument("--images", type=Path, required=True, help=f"a folder; the first {IMAGES} are taken")
     verb.add_argument("--min-agreement", type=float, default=0.9999, help="default 0.9999")
     verb.add_argument("--max-error", type=float, default=1e-4, help="of a logit, relative; default 1e-4")
@@ -36,11 +42,13 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: a file is altered, or the graph differs by more than the limits.
     """
+    images = read_images(options.images)
+    if options.other is not None:
+        _two(options, images)
+        return
+    if not options.exported.is_dir():
+        raise UserError(f"{options.exported} is no exported folder; give a second file to hold it against")
     contract = read_contract(options.exported)
-    if not options.images.is_dir():
-        raise UserError(f"{options.images} is no folder; give one with images")
-    files = images_of(options.images)[:IMAGES]
-    images = [np.asarray(open_image(path).convert("RGB")) for path in files]
 
     def content(name: str) -> bytes:
         return checked_bytes(options.exported / name, contract.graphs[name])
@@ -54,6 +62,32 @@ def run(options: argparse.Namespace) -> None:
     if found.agreement < options.min_agreement or found.max_relative_error > options.max_error:
         where = _where(found.worst(), content(PROGRAM), content(LOGITS), options, images)
         raise UserError(f"{options.exported}: the graph differs from PyTorch; {where}")
+
+
+def read_images(folder: Path) -> list[Pixels]:
+    """The first few images of a folder, RGB (H, W, 3).
+
+    Raises:
+        UserError: it is no folder, holds no image, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give one with images")
+    return [np.asarray(open_image(path).convert("RGB")) for path in images_of(folder)[:IMAGES]]
+
+
+def _two(options: argparse.Namespace, images: list[Pixels]) -> None:
+    """One file or bundle against another.
+
+    Raises:
+        UserError: they differ by more than the limits.
+    """
+    found = compare(subjects([options.exported, options.other], ["onnxruntime"], 1, options.shape), images)
+    name, one = list(found.items())[1]
+    show(options, {**one.model_dump(mode="json"), "model": name}, tables.comparison(found))
+    low = one.agreement is not None and one.agreement < options.min_agreement
+    high = one.max_relative_error is not None and one.max_relative_error > options.max_error
+    if low or high:
+        raise UserError(f"{options.other} differs from {options.exported} by more than the limits")
 
 
 def _where(
