@@ -84,6 +84,8 @@ def test_anyones_program_becomes_an_exported_folder(
             str(folder / "exported" / CLASS_MAP),
             "--images",
             str(folder / "image"),
+            "--shape",
+            "1x32x64x3",
             "--json",
         ]
     )
