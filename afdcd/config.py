@@ -146,6 +146,10 @@ class AugmentConfig(Config):
         return self
 
 
+TrainingPrecision = Literal["fp32", "bf16", "auto"]
+"""bfloat16 is autocast; "auto" takes it where the device multiplies it in hardware, and float32 elsewhere."""
+
+
 class PracticeConfig(Config):
     """What all trainings of a run share and what changes their results.
 
@@ -157,8 +161,8 @@ class PracticeConfig(Config):
     augment: AugmentConfig
     class_weights: Literal["none", "log", "median"]
     auxiliary_weight: NonNegative
-    precision: Literal["fp32", "bf16"]
-    teacher_precision: Literal["fp32", "bf16"]
+    precision: TrainingPrecision
+    teacher_precision: TrainingPrecision
     channels_last: bool
     sync_bn: bool
     micro_batch: Count | None

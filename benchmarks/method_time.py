@@ -34,7 +34,8 @@ from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.optimisation import build_optimiser, clip_adapters
-from afdcd.training.task import Precision, Share, SupervisedTask, Supervision, Task
+from afdcd.training.precision import Precision
+from afdcd.training.task import Share, SupervisedTask, Supervision, Task
 from deploy.hardware import describe
 from pipeline.configure import compose
 

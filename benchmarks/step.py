@@ -41,7 +41,8 @@ from afdcd.training.distributed import World
 from afdcd.training.memory import keep_freed_memory
 from afdcd.training.optimisation import build_optimiser, clip_adapters
 from afdcd.training.optimisation import step as update
-from afdcd.training.task import Precision, Share, Supervision
+from afdcd.training.precision import Precision
+from afdcd.training.task import Share, Supervision
 from afdcd.training.watch import TermWatch
 from deploy.hardware import instructions
 from deploy.sessions.capability import BF16_INSTRUCTIONS

@@ -11,7 +11,7 @@ from afdcd.training.loop import Outcome, Plan
 from afdcd.training.task import SupervisedTask
 from pipeline import cli, paths
 from pipeline.params import load
-from pipeline.training import Job, card, run_stage, session, train, validation
+from pipeline.training import Job, card, on_device, run_stage, session, train, validation
 
 NAME = "teacher"
 
@@ -32,6 +32,7 @@ def main(given: list[str]) -> None:
     )
     if teacher.checkpoint is not None:
         with session(params.runtime) as world:
+            job = on_device(job, world)
             manifest = Manifest.load(paths.PREPARED)
             network = import_checkpoint(
                 Path(teacher.checkpoint), teacher.model, manifest.info.classes, teacher.format

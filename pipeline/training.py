@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,9 +32,10 @@ from afdcd.training.distributed import World, join
 from afdcd.training.loop import Outcome, Plan, Training
 from afdcd.training.memory import keep_freed_memory
 from afdcd.training.ownership import own
+from afdcd.training.precision import Precision, settled
 from afdcd.training.progress import progress
 from afdcd.training.stopping import listening
-from afdcd.training.task import Precision, Supervision, Task
+from afdcd.training.task import Supervision, Task
 from afdcd.training.validation import Validation
 from pipeline import cli, paths
 from pipeline.launch import count_threads
@@ -104,6 +105,7 @@ def train(job: Job, runtime: RuntimeConfig, make_task: Callable[[Parts], Task]) 
         world = stack.enter_context(session(runtime))
         # Not before: a process that waits for its peers in vain must die of SIGTERM.
         request = stack.enter_context(listening())
+        job = on_device(job, world)
         manifest = Manifest.load(paths.PREPARED)
         folder = RunFolder(paths.RUNS, job.name, job_key(job, manifest))
         world = own(folder, world, stack)
@@ -137,6 +139,11 @@ def session(runtime: RuntimeConfig) -> Iterator[World]:
         if world.device.type == "cpu":
             keep_freed_memory()
         yield world
+
+
+def on_device(job: Job, world: World) -> Job:
+    """The job with the precisions that "auto" means on this device: a checkpoint of others is none of it."""
+    return replace(job, plan=replace(job.plan, practice=settled(job.plan.practice, world.device.type)))
 
 
 def job_key(job: Job, manifest: Manifest) -> str:

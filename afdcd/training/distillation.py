@@ -8,7 +8,8 @@ from afdcd.data.loader import Batch
 from afdcd.losses.method import ParamGroup, Target
 from afdcd.losses.objective import Objective, furthest
 from afdcd.models.segmenter import Segmenter
-from afdcd.training.task import Precision, Share, Supervision, Terms, weighted, with_loss
+from afdcd.training.precision import Precision
+from afdcd.training.task import Share, Supervision, Terms, weighted, with_loss
 from afdcd.training.teacher import Awaited, FrozenTeacher
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from afdcd.losses.cross_entropy import cross_entropy
 from afdcd.losses.method import ParamGroup
 from afdcd.models.output import SegOutput
 from afdcd.models.segmenter import Segmenter
+from afdcd.training.precision import Precision
 
 Terms = dict[str, Tensor]
 """`loss`, then every term raw under its name and weighted under `weighted/name`; scalars."""
@@ -52,17 +52,6 @@ class Task(Protocol):
     def losses(self, learner: nn.Module, batch: Batch, share: Share) -> Terms:
         """Losses of one part of a batch, each already times its share; `learner` may be wrapped for DDP."""
         ...
-
-
-class Precision(NamedTuple):
-    """The device and number format of a forward pass; losses stay in float32 by themselves."""
-
-    device: str
-    bf16: bool
-
-    def context(self) -> AbstractContextManager[None]:
-        """The autocast that forward passes run under."""
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
 
 class Supervision(nn.Module):

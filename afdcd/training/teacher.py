@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from afdcd.models.output import SegOutput, Stop
-from afdcd.training.task import Precision
+from afdcd.training.precision import Precision
 
 Awaited = Callable[[], SegOutput]
 """Gives a teacher's output; what is queued after the call comes after the teacher's work."""

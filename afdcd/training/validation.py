@@ -16,7 +16,7 @@ from afdcd.geometry import Fit, fit, unfit
 from afdcd.metrics import ConfusionMatrix
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.distributed import World
-from afdcd.training.task import Precision
+from afdcd.training.precision import Precision
 
 
 class Validation:

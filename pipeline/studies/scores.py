@@ -41,7 +41,7 @@ def main(given: list[str]) -> None:
 def _score(split: str, models: dict[str, str]) -> None:
     from afdcd.data.manifest import Manifest
     from afdcd.models.store import load_trained
-    from afdcd.training.task import Precision
+    from afdcd.training.precision import Precision
     from afdcd.training.validation import Validation
     from pipeline.training import session
 

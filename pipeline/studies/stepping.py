@@ -27,7 +27,7 @@ from pipeline import paths
 from pipeline.checks import CONTROL
 from pipeline.distill import make_job, make_task
 from pipeline.params import Params, load
-from pipeline.training import Job, make_parts, session
+from pipeline.training import Job, make_parts, on_device, session
 
 ENDLESS = 2**31
 """A length that no timing reaches: neither validation nor checkpoint comes due."""
@@ -65,7 +65,7 @@ def _train(
     recipe: str, student: str, seed: int, params: Params, world: World, folder: Path, pipe: Connection
 ) -> None:
     manifest = Manifest.load(paths.PREPARED)
-    job = _job(recipe, student, seed, params)
+    job = on_device(_job(recipe, student, seed, params), world)
     settings = {} if recipe == CONTROL else params.distill.recipes[recipe]
     task = make_task(make_parts(job, manifest, world), settings, recipe, contrast=params.runtime.contrast)
 

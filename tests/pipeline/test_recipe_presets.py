@@ -14,7 +14,8 @@ from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.distillation import DistillationTask
-from afdcd.training.task import Precision, Share, Supervision
+from afdcd.training.precision import Precision
+from afdcd.training.task import Share, Supervision
 from pipeline import configure, params
 
 RECIPES = sorted(path.stem for path in (ROOT / "conf/recipe").glob("*.yaml"))

@@ -19,9 +19,10 @@ from afdcd.training.checkpoint import RunFolder
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.distributed import World
 from afdcd.training.loop import Plan, Training
+from afdcd.training.precision import Precision
 from afdcd.training.progress import Silent
 from afdcd.training.stopping import StopRequest
-from afdcd.training.task import Precision, SupervisedTask, Supervision, Task
+from afdcd.training.task import SupervisedTask, Supervision, Task
 
 ALONE = World(0, 1, torch.device("cpu"))
 FP32 = Precision("cpu", bf16=False)

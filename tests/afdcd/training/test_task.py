@@ -8,7 +8,8 @@ import torch
 
 from afdcd.losses.cross_entropy import cross_entropy
 from afdcd.training.distillation import DistillationTask
-from afdcd.training.task import Precision, Share, Supervision
+from afdcd.training.precision import Precision
+from afdcd.training.task import Share, Supervision
 
 WHOLE = Share(1.0, torch.ones(()))
 

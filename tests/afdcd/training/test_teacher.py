@@ -9,7 +9,8 @@ import torch
 
 from afdcd.models.segmenter import build_segmenter
 from afdcd.training.distillation import DistillationTask
-from afdcd.training.task import Precision, Share
+from afdcd.training.precision import Precision
+from afdcd.training.task import Share
 from afdcd.training.teacher import FrozenTeacher
 
 WHOLE = Share(1.0, torch.ones(()))

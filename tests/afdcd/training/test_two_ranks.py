@@ -24,8 +24,9 @@ from afdcd.training import loop, validation
 from afdcd.training.checkpoint import RunFolder
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.distributed import World
+from afdcd.training.precision import Precision
 from afdcd.training.progress import Silent
-from afdcd.training.task import Precision, Supervision
+from afdcd.training.task import Supervision
 
 FP32 = Precision("cpu", bf16=False)
 ALONE = World(0, 1, torch.device("cpu"))

@@ -14,7 +14,7 @@ from afdcd.geometry import Fit
 from afdcd.metrics import ConfusionMatrix
 from afdcd.models.segmenter import Segmenter, build_segmenter
 from afdcd.training.distributed import World
-from afdcd.training.task import Precision
+from afdcd.training.precision import Precision
 from afdcd.training.validation import Validation
 from deploy.evaluate import Sample, evaluate
 
