@@ -177,11 +177,11 @@ def _openvino(
 ) -> list[Call]:
     import openvino as ov
 
+    from deploy.openvino_core import core
     from deploy.sessions.openvino import compile_graph
 
-    core = ov.Core()
     try:
-        model = core.read_model(str(path))
+        model = core().read_model(str(path))
     except Exception as error:
         raise UserError(f"openvino cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
     inputs = [
@@ -200,7 +200,7 @@ def _openvino(
         raise UserError(f"openvino cannot run {path} at these shapes: {reason}") from error
     wanted = ov.Type.bf16 if engine.endswith(":bf16") else ov.Type.f32
     made = [
-        compile_graph(core, model, str(path), threads=threads, wanted=wanted).create_infer_request()
+        compile_graph(core(), model, str(path), threads=threads, wanted=wanted).create_infer_request()
         for _ in range(streams)
     ]
 

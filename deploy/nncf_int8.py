@@ -24,6 +24,7 @@ from nncf.telemetry.wrapper import NNCFTelemetryStub
 
 from deploy.bundle import CLASS_MAP, LOGITS, ir_names
 from deploy.config import Calibration
+from deploy.openvino_core import core, kept_signal_stack
 
 _NUMBERED = re.compile(r"[A-Z]\w*_\d+")
 """Names that OpenVINO gives by counting all that the process ever made."""
@@ -55,7 +56,7 @@ def quantise(
         percentile: share of values inside the range, 50..100; for `percentile` only.
         keep: names of convolutions in the ONNX graph that stay in float.
     """
-    model = ov.Core().read_model(content)
+    model = core().read_model(content)
     kept = set(keep)
     # A convolution with a bias becomes two operators; the product has a name of its own.
     ignored = [
@@ -66,7 +67,7 @@ def quantise(
     # Its messages and bars go to streams that others read; and no use of it is reported to its maker.
     decorator.telemetry = NNCFTelemetryStub()
     nncf.set_log_level(logging.ERROR)
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), kept_signal_stack():
         quantised = nncf.quantize(
             model,
             nncf.Dataset([image[None] for image in images]),

@@ -21,11 +21,10 @@ def ir_files(graph: str, model: Any) -> dict[str, bytes]:
 
 def float_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Both exported graphs in OpenVINO's format, unchanged."""
-    import openvino as ov
+    from deploy.openvino_core import core
 
-    core = ov.Core()
     return {
         name: content
         for graph in (CLASS_MAP, LOGITS)
-        for name, content in ir_files(graph, core.read_model(files[graph])).items()
+        for name, content in ir_files(graph, core().read_model(files[graph])).items()
     }

@@ -20,6 +20,7 @@ from openvino.properties import hint
 from afdcd.errors import UserError
 from deploy.bundle import CLASS_MAP, LOGITS, Contract, ir_names
 from deploy.config import Precision
+from deploy.openvino_core import core
 from deploy.sessions import Reader
 
 DEVICE = "CPU"
@@ -29,7 +30,7 @@ SHAPES = 4
 _HINTS: dict[Precision, ov.Type] = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16, "int8": ov.Type.f32}
 
 
-def compile_graph(core: ov.Core, model: ov.Model, name: str, *, threads: int, wanted: ov.Type) -> Any:
+def compile_graph(runtime: ov.Core, model: ov.Model, name: str, *, threads: int, wanted: ov.Type) -> Any:
     """The model compiled for one stream of calls on `threads` threads, nothing kept on disk.
 
     Threads are not pinned: two processes would choose the same core.
@@ -46,7 +47,7 @@ def compile_graph(core: ov.Core, model: ov.Model, name: str, *, threads: int, wa
         properties.cache_dir(): "",
     }
     try:
-        compiled = core.compile_model(model, DEVICE, settings)
+        compiled = runtime.compile_model(model, DEVICE, settings)
     except Exception as error:
         raise UserError(f"openvino {ov.__version__} cannot compile {name}: {_reason(error)}") from error
     got = compiled.get_property(hint.inference_precision())
@@ -73,7 +74,7 @@ class OpenVinoSession:
         self._read = read
         self._threads = threads
         self._precision = precision
-        self._core = ov.Core()
+        self._core = core()
         self._models: dict[str, ov.Model] = {}
         self._compiled: dict[tuple[str, tuple[int, ...]], Any] = {}
         self._closed = False
