@@ -57,8 +57,10 @@ lint: $(READY) ## ruff, mypy --strict, the import rules
 	mypy
 	lint-imports
 
-bench: $(READY) ## the twins of the hot files, as tables of ratios
-	@for file in benchmarks/*.py; do echo "== $$file"; python "$$file"; done
+bench: $(READY) ## what was to be reached in training, engines and serving, as tables of ratios (an hour on a quiet machine)
+	python benchmarks/reach.py
+	python benchmarks/engines.py
+	python benchmarks/serving.py
 
 clean: ## caches, decoded images and checkpoints of unfinished runs; results and .venv stay
 	rm -rf .runs .decoded .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* *.egg-info

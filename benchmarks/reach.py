@@ -1,11 +1,11 @@
 """What we set out to reach, measured in one go: every row against the released form in the same run.
 
 python benchmarks/reach.py             # some minutes on one free core
-python benchmarks/reach.py contrast    # some rows: contrast, projector, data
+python benchmarks/reach.py contrast    # some rows: contrast, projector, step, data, stage
 
 Few turns of the files that it calls, which have the details and more turns. Rows of a GPU are measured where
-there is one, as far as their file can; else they stand as not measured. The row of a whole step is the table
-of `step.py`, which is not repeated here.
+there is one, as far as their file can; else they stand as not measured. Engines and serving have their own:
+`engines.py`, `serving.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from typing import NamedTuple
 
 import contrast
 import projector
+import stage
 import torch
 from method_time import machine
 from peak import peak
+from step import FORMS as STEPS
+from step import table as steps_of
 
 import data
+from afdcd.training.precision import multiplies_bf16
 
 SPEED = {"cityscapes, whole": 3.5, "camvid": 4.0, "narrow, whole": 4.0}
 MEMORY = ("cityscapes", "camvid", "narrow")
@@ -90,10 +94,28 @@ def crops() -> Iterator[Row]:
         yield Row(f"data path, a crop of 512x1024, to the {form}", ratio, 15, 25)
 
 
+def steps() -> Iterator[Row]:
+    forms = ["baseline", "ours, fp32", *(["ours, bf16"] if multiplies_bf16("cpu") else [])]
+    assert set(forms) <= set(STEPS)
+    for form, ratio in list(steps_of("r101_r18", forms).items())[1:]:
+        yield Row(f"full step, CPU, 128x256, R101 -> R18, batch 2 ({form})", ratio, 2.2, 3)
+    for against, least, aim in (("fp32-TF32", 2.5, 5), ("bf16", 1.5, 2.5)):
+        what = f"full step, GPU, 512x1024, batch 16, to the baseline in {against}"
+        yield Row(what, None, least, aim)
+
+
+def stages() -> Iterator[Row]:
+    yield Row(
+        f"default demo's distill stage, wall, to {stage.COMMIT}", stage.main(stage.COMMIT, 200, turns=2), 2, 2
+    )
+
+
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "contrast": contrasts,
     "projector": projectors,
+    "step": steps,
     "data": crops,
+    "stage": stages,
 }
 
 

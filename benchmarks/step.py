@@ -8,13 +8,17 @@ The baseline is float32 NCHW, the generator unfolded, the contrast by boolean se
 upsampling by the operator, an optimiser parameter by parameter, the teacher to its logits, and every term
 read at every step. Ours is the training loop's step. Same networks, weights and batch; each form has a
 process of its own and they take turns, so ratios hold on a busy machine. MiB: peak of the resident set after
-all steps less what the process held before its networks. `compiled` needs a minute or two to compile.
+all steps less what the process held before its networks. GMACs: 1e9 multiply-accumulates an image in
+convolutions and matrix products, both networks, forward and backward; "of peak": of what one core does in a
+large float32 product (`peak.py`), so half types may pass 1. `compiled` needs a minute or two to compile, and
+its work is not counted.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +31,9 @@ import torch.nn.functional as F
 import yaml
 from contrast import selection
 from method_time import PAIRS, Pair, images, machine
+from peak import held
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from afdcd.config import IGNORE_INDEX, ModelConfig, OptimiserConfig
 from afdcd.losses.afdcd import AfDCD
@@ -41,11 +47,9 @@ from afdcd.training.distributed import World
 from afdcd.training.memory import keep_freed_memory
 from afdcd.training.optimisation import build_optimiser, clip_adapters
 from afdcd.training.optimisation import step as update
-from afdcd.training.precision import Precision
+from afdcd.training.precision import Precision, multiplies_bf16
 from afdcd.training.task import Share, Supervision
 from afdcd.training.watch import TermWatch
-from deploy.hardware import instructions
-from deploy.sessions.capability import BF16_INSTRUCTIONS
 from pipeline.configure import compose
 
 RECIPE = "afdcd"
@@ -192,52 +196,73 @@ def built(pair: Pair, form: Form) -> Step:
     return ours(pair, form)
 
 
-def peak() -> float:
-    """MiB that this process held at most; ru_maxrss would begin with what the parent held."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+class Turn(NamedTuple):
+    """One step: CPU seconds, MiB that its process holds, GMACs an image where they were counted."""
+
+    seconds: float
+    held: float
+    gmacs: float | None = None
 
 
 def work(name: str, form: str, line: Connection) -> None:
-    """Take a step whenever asked and answer with its CPU seconds and the memory held since the start."""
-    before = peak()
-    step = built(PAIRS[name], FORMS[form])
+    """Take a step whenever asked; the first is counted."""
+    before, pair = held(), PAIRS[name]
+    step = built(pair, FORMS[form])
+    gmacs = None
+    if not FORMS[form].compiled:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        gmacs = counter.get_total_flops() / 2e9 / pair.batch
     while line.recv():
         start = time.process_time()
         step()
-        line.send((time.process_time() - start, peak() - before))
+        line.send(Turn(time.process_time() - start, held() - before, gmacs))
 
 
-def asked(line: Connection) -> tuple[float, float]:
+def asked(line: Connection) -> Turn:
     line.send(True)
-    found: tuple[float, float] = line.recv()
+    found: Turn = line.recv()
     return found
 
 
-def table(name: str, forms: list[str]) -> None:
+def core_peak() -> float:
+    """GMAC/s of one core; from a process of its own, since threads of torch do not outlive a fork."""
+    command = [sys.executable, str(Path(__file__).with_name("peak.py"))]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[0])
+
+
+def table(name: str, forms: list[str]) -> dict[str, float]:
+    """Time all forms in turns and print their rows; form -> how many times faster than the first."""
     pair, context = PAIRS[name], multiprocessing.get_context("fork")
-    print(f"\n{name}: {pair.crop[0]}x{pair.crop[1]}, {pair.batch} images, recipe {RECIPE}")
-    print(f"{'':<24}{'CPU s':>8}{'ratio':>8}{'img/s':>8}{'MiB':>8}")
     lines: dict[str, Connection] = {}
     for form in forms:
         lines[form], theirs = context.Pipe()
         context.Process(target=work, args=(name, form, theirs), daemon=True).start()
-    for _ in range(WARM_UP):
-        for line in lines.values():
-            asked(line)
-    found: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
-    for _ in range(pair.turns):
+    found: dict[str, list[Turn]] = {form: [] for form in forms}
+    for turn in range(WARM_UP + pair.turns):
         for form, line in lines.items():
-            found[form].append(asked(line))
-    first = statistics.median(seconds for seconds, _ in found[forms[0]])
-    for form, measured in found.items():
-        lines[form].send(False)
-        median, held = statistics.median(seconds for seconds, _ in measured), measured[-1][1]
-        print(f"{form:<24}{median:>8.3f}{first / median:>7.2f}x{pair.batch / median:>8.2f}{held:>8.0f}")
+            took = asked(line)
+            if turn >= WARM_UP:
+                found[form].append(took)
+    for line in lines.values():
+        line.send(False)
+    medians = {form: statistics.median(turn.seconds for turn in turns) for form, turns in found.items()}
+    ratios, best = {form: medians[forms[0]] / median for form, median in medians.items()}, core_peak()
+    print(f"\n{name}: {pair.crop[0]}x{pair.crop[1]}, {pair.batch} images, recipe {RECIPE}")
+    print(f"{'':<24}{'CPU s':>8}{'ratio':>8}{'img/s':>8}{'MiB':>8}{'GMACs':>8}{'of peak':>9}")
+    for form, median in medians.items():
+        last, pace = found[form][-1], pair.batch / median
+        did = (
+            "       -        -"
+            if last.gmacs is None
+            else f"{last.gmacs:>8.2f}{last.gmacs * pace / best:>9.2f}"
+        )
+        print(f"{form:<24}{median:>8.3f}{ratios[form]:>7.2f}x{pace:>8.2f}{last.held:>8.0f}{did}")
+    return ratios
 
 
 def main(given: list[str]) -> None:
-    bf16 = bool(set(BF16_INSTRUCTIONS) & set(instructions()))
+    bf16 = multiplies_bf16("cpu")
     print(f"{machine()}; bf16 in hardware: {bf16}")
     if not bf16:
         print("forms in bf16 are left out: this CPU would emulate them, at a fraction of the speed of fp32")
