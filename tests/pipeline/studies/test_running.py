@@ -90,10 +90,15 @@ def test_ctrl_c_interrupts_the_tasks_and_says_how_to_go_on(workspace: Workspace)
         wait_for((workspace.folder / "ready").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(UserError, match="the same command goes on"), runner(workspace, 1) as hands:
-        hands._start(shell("a", polite))
-        press()
-        time.sleep(60)
+    # A test run in the background of a script has the signal ignored, and so would the study.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(UserError, match="the same command goes on"), runner(workspace, 1) as hands:
+            hands._start(shell("a", polite))
+            press()
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (workspace.folder / "state").read_text(encoding="utf-8") == "saved\n"
 
 
