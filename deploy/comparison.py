@@ -49,7 +49,7 @@ def compare(
     `tick` is called after each.
 
     Raises:
-        UserError: a model cannot be opened or run, or gives other outputs than the first.
+        UserError: a model cannot be opened or run, or gives other outputs than the first, or none to judge.
     """
     kinds = KINDS if images else KINDS[1:]
     wanted = {kind: _outputs(subjects[0], kind, images) for kind in kinds}
@@ -66,6 +66,11 @@ def compare(
                 if first.dtype.kind == "f" and second.dtype.kind == "f":
                     meter.update_logits(first, second)
                     seen[1] = True
+        if not any(seen):
+            raise UserError(
+                f"{subject.name} and {subjects[0].name} have no class map, no scores and no float output in "
+                "common; compare models of segmentation"
+            )
         figures = meter.result(len(kinds))
         found[subject.name] = Compared(
             bytes=_bytes(subject.path),

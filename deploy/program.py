@@ -85,8 +85,9 @@ def read_network(path: Path, wanted: Wanted) -> tuple[nn.Module, Contract]:
     """The network of a .pt2, and its contract without hashes of graphs.
 
     Raises:
-        UserError: the file is missing or asks for pickle, its input is no (B, 3, H, W) in float32, its output
-            no logits, or the names of classes are another number than its channels.
+        UserError: the file is missing or asks for pickle, was traced in training mode, its input is no
+            (B, 3, H, W) in float32, its output no logits, or the names of classes are another number than
+            its channels.
     """
     try:
         content = path.read_bytes()
@@ -98,6 +99,7 @@ def read_network(path: Path, wanted: Wanted) -> tuple[nn.Module, Contract]:
         raise UserError(
             f"{path}: {error} (deploy.archive.save_program writes a .pt2 without pickle)"
         ) from error
+    _require_eval(program, path)
     batch, height, width = _sides(program, path)
     size = wanted.size or _fixed(height, width, path)
     network = Normalised(program.module(check_guards=False), wanted.normalisation)
@@ -124,6 +126,25 @@ def read_network(path: Path, wanted: Wanted) -> tuple[nn.Module, Contract]:
         graphs={},
     )
     return network, contract
+
+
+def _require_eval(program: ExportedProgram, path: Path) -> None:
+    """Refuse dropout that drops, and batch normalisation by the batch although it has running statistics.
+
+    The engine would be held against the same program, so that nothing else notices.
+    """
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            continue
+        given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
+        given |= node.kwargs
+        statistics = given.get("running_mean", True) is not None
+        if statistics and (given.get("train") is True or given.get("training") is True):
+            raise UserError(
+                f"{path} was traced in training mode: {schema.name.removeprefix('aten::')} ({node.name}); "
+                "call eval() on the network before torch.export.export"
+            )
 
 
 def _sides(program: ExportedProgram, path: Path) -> tuple[Range, int | Range, int | Range]:

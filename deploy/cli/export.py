@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from afdcd.config import Normalisation
 from afdcd.errors import UserError
 from afdcd.files import atomic_folder
@@ -14,12 +12,10 @@ from deploy import tables
 from deploy.bundle import CONTRACT, PARITY, QUANTISATION, write_model
 from deploy.cli import Verbs
 from deploy.cli.output import add_out, count, show
-from deploy.pairs import images_of, open_image
+from deploy.cli.parity import IMAGES, read_images
 from deploy.parity import require, suite
 from deploy.progress import bar
 from deploy.sessions import open_backend
-
-IMAGES = 8
 
 
 def add(command: Verbs) -> None:
@@ -51,10 +47,7 @@ def run(options: argparse.Namespace) -> None:
         UserError: the file is not what it should be, cannot become ONNX, or the graph differs from PyTorch.
     """
     normalisation = _normalisation(options)
-    if not options.images.is_dir():
-        raise UserError(f"{options.images} is no folder; give one with images")
-    files = images_of(options.images)[:IMAGES]
-    images = [np.asarray(open_image(path).convert("RGB")) for path in files]
+    images = read_images(options.images)
     try:
         from deploy.export import export
         from deploy.program import Wanted, read_network

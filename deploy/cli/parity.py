@@ -87,7 +87,13 @@ def _two(options: argparse.Namespace, images: list[Pixels]) -> None:
     low = one.agreement is not None and one.agreement < options.min_agreement
     high = one.max_relative_error is not None and one.max_relative_error > options.max_error
     if low or high:
-        raise UserError(f"{options.other} differs from {options.exported} by more than the limits")
+        agreement = "none" if one.agreement is None else f"{one.agreement:.6f}"
+        error = "none" if one.max_relative_error is None else f"{one.max_relative_error:.2e}"
+        raise UserError(
+            f"{options.other} differs from {options.exported}: agreement {agreement} (at least "
+            f"{options.min_agreement}), largest relative error {error} (at most {options.max_error:.1e}); "
+            "give the limits that you accept with --min-agreement and --max-error"
+        )
 
 
 def _where(

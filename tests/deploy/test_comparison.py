@@ -84,5 +84,23 @@ def test_parity_of_two_files(
     copy.write_bytes(Path(two[0]).read_bytes())
     main(["parity", two[0], str(copy), *more, "--json"])
     assert json.loads(capsys.readouterr().out)["max_relative_error"] == 0.0
-    assert "by more than the limits" in refused(capsys, "parity", *two, *more)
+    told = refused(capsys, "parity", *two, *more)
+    assert "largest relative error 1.0" in told and "(at most 1.0e-04)" in told and "--max-error" in told
     assert "give a second file" in refused(capsys, "parity", two[0], *more)
+
+
+def test_outputs_that_are_no_segmentation_are_not_called_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = helper.make_tensor_value_info
+    made = helper.make_graph(
+        [helper.make_node("Shape", ["x"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 3, 9, 9])],
+        [value("y", TensorProto.INT64, [4])],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    for name in ("first.onnx", "second.onnx"):
+        onnx.save(model, tmp_path / name)
+    paths = [str(tmp_path / "first.onnx"), str(tmp_path / "second.onnx")]
+    assert "no class map, no scores and no float output" in refused(capsys, "compare", *paths)

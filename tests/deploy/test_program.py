@@ -40,14 +40,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(folder: Path, network: nn.Module, channels: int = 3, free: bool = False) -> Path:
+def write(
+    folder: Path, network: nn.Module, channels: int = 3, free: bool = False, train: bool = False
+) -> Path:
     shapes = (
         {0: Dim("n", max=8), 2: 8 * Dim("h8", min=2, max=12), 3: 8 * Dim("w8", min=2)}
         if free
         else {0: Dim("n")}
     )
     example = torch.zeros(2, channels, *SIZE)
-    program = torch.export.export(network.eval(), (example,), dynamic_shapes=(shapes,))
+    program = torch.export.export(network.train(train), (example,), dynamic_shapes=(shapes,))
     path = folder / "anyones.pt2"
     path.write_bytes(save_program(program))
     return path
@@ -119,3 +121,24 @@ def test_what_is_no_network_of_images_is_refused(
     told = refused(capsys, "export", str(folder / "pickled.pt2"), *given)
     assert "pickled example inputs" in told and "save_program" in told
     assert not (folder / "exported").exists()
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"),
+    [(nn.BatchNorm2d(3), "batch_norm"), (nn.Dropout(0.1), "dropout"), (nn.Dropout2d(0.1), "feature_dropout")],
+)
+def test_a_program_in_training_mode_is_refused(
+    layer: nn.Module, named: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = nn.Sequential(layer, nn.Conv2d(3, 2, 1))
+    given = ["--images", str(folder / "image"), "--exported", str(folder / "exported")]
+    told = refused(capsys, "export", str(write(folder, network, train=True)), *given)
+    assert f"training mode: {named} (" in told and "call eval()" in told
+    assert not (folder / "exported").exists()
+    main(["export", str(write(folder, network)), *given])
+
+
+def test_normalisation_by_the_batch_alone_is_no_training_mode(folder: Path) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Conv2d(3, 2, 1))
+    given = ["--images", str(folder / "image"), "--exported", str(folder / "exported")]
+    main(["export", str(write(folder, network)), *given])
