@@ -6,16 +6,16 @@ import time
 from functools import cache
 from pathlib import Path
 
-import torch
-
-from afdcd.losses.product import product
-
 SIDE, TURNS = 1024, 7
 
 
 @cache
 def peak() -> float:
     """The best of some float32 products, by CPU time; shares of it may be above 1 in half types."""
+    import torch  # here, since `held` is for processes without it, too
+
+    from afdcd.losses.product import product
+
     torch.set_num_threads(1)
     left, right = torch.randn(2, SIDE, SIDE).unbind()
     best = float("inf")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak import held
 from PIL import Image
 
 from afdcd.data.prepare import Keep, prepare
@@ -57,11 +58,6 @@ def write_set(root: Path, images: int, size: tuple[int, int]) -> None:
                 folders, (".jpg", ".png"), contents[number % DIFFERENT], strict=True
             ):
                 (folder / f"{number:012}{suffix}").write_bytes(content)
-
-
-def held() -> float:
-    """MiB that this process held at most (`peak.held`, without the torch that its module imports)."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def child(folder: Path) -> None:

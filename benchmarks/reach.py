@@ -1,6 +1,6 @@
 """What we set out to reach, measured in one go: every row against the released form in the same run.
 
-python benchmarks/reach.py             # some minutes on one free core
+python benchmarks/reach.py             # many minutes on one free core
 python benchmarks/reach.py contrast    # some rows: contrast, projector, step, data, stage
 
 Few turns of the files that it calls, which have the details and more turns. Rows of a GPU are measured where
@@ -22,7 +22,6 @@ import stage
 import torch
 from method_time import machine
 from peak import peak
-from step import FORMS as STEPS
 from step import table as steps_of
 
 import data
@@ -96,7 +95,6 @@ def crops() -> Iterator[Row]:
 
 def steps() -> Iterator[Row]:
     forms = ["baseline", "ours, fp32", *(["ours, bf16"] if multiplies_bf16("cpu") else [])]
-    assert set(forms) <= set(STEPS)
     for form, ratio in list(steps_of("r101_r18", forms).items())[1:]:
         yield Row(f"full step, CPU, 128x256, R101 -> R18, batch 2 ({form})", ratio, 2.2, 3)
     for against, least, aim in (("fp32-TF32", 2.5, 5), ("bf16", 1.5, 2.5)):

@@ -73,7 +73,9 @@ def prepare(
             source.materialise(temporary, lambda done: progress("rendering", source.total, done))
         base = temporary if source.total else root
         # What is rendered is rendered anew each time: nothing of it has been checked before.
-        journal = None if keep is None or source.total else Journal(keep.path, _key(source, root, keep))
+        journal = (
+            None if keep is None or source.total else Journal(keep.path, journal_key(source, root, keep.code))
+        )
 
         def listed() -> Iterator[Sample]:
             return chain(source.samples(temporary), unlabelled_samples(root, unlabelled))
@@ -116,10 +118,6 @@ def unlabelled_samples(root: Path, folders: Sequence[str]) -> Iterator[Sample]:
         for image in sorted(relative_files(place, IMAGE_SUFFIXES)):
             path = place / image
             yield Sample(path.relative_to(root).with_suffix("").as_posix(), UNLABELLED, path, None)
-
-
-def _key(source: Source, root: Path, keep: Keep) -> str:
-    return journal_key(source, root, keep.code)
 
 
 def _results(

@@ -22,7 +22,7 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits)
         limits: of the server.
 
     Raises:
-        TooLarge: packed or unpacked it is beyond the cap; no more than the cap was held.
+        TooLarge: packed or unpacked it is beyond the cap; it was not read to its end.
         TooSlow: it did not come in time.
         Refusal: the encoding is unknown, the packed data is damaged, or the client went away.
     """

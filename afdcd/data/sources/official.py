@@ -35,7 +35,7 @@ class Pairs:
 
     Attributes:
         names: sorted.
-        image: before and after the name in the path of the image, from the system's point of view.
+        image: what stands before the name in the path of the image (a folder), and after it (a suffix).
         mask: the same for the mask.
     """
 
