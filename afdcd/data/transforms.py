@@ -1,17 +1,19 @@
-"""Random scale, crop, flip and colour of one training sample; torch-free.
+"""Random scale, crop, flip and colour of one training sample.
 
-Two orders of work. `window` finds out what the crop will show, cuts that out and resizes it, in uint8.
-`released` does what the released code does, for runs that follow it (`afdcd.data.released`).
+Two orders of work. `window` cuts out what the crop will show, in whole pixels of the source, and resizes that
+in uint8. `released` does what the released code does, for runs that follow it (`afdcd.data.released`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from afdcd.config import IGNORE_INDEX, AugmentConfig
 from afdcd.data import released
@@ -23,21 +25,15 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Span(NamedTuple):
-    """Along one axis: of `length` pixels scaled to `scaled`, the crop shows `out`, from `offset` on."""
+    """Along one axis the crop shows `length` pixels of the source, from `start` on, resized to `out`."""
 
+    start: int
     length: int
-    scaled: int
-    offset: int
     out: int
-
-    @property
-    def box(self) -> tuple[float, float]:
-        """Where the crop begins and ends in the source, in pixels."""
-        return self.offset * self.length / self.scaled, (self.offset + self.out) * self.length / self.scaled
 
     def nearest(self) -> npt.NDArray[np.int64]:
         """The source pixel in which the centre of each of the `out` pixels lies."""
-        return (2 * (np.arange(self.out) + self.offset) + 1) * self.length // (2 * self.scaled)
+        return self.start + (2 * np.arange(self.out) + 1) * self.length // (2 * self.out)
 
 
 def augment(
@@ -45,8 +41,8 @@ def augment(
 ) -> tuple[npt.NDArray[Any], Pixels]:
     """A random crop (h, w, 3) of an image (H, W, 3), with the crop (h, w) of its labels as train ids.
 
-    It is the crop of the whole image scaled (Pillow's bilinear, which smooths when it shrinks; nearest for
-    labels), but for values that lie half-way between two grey levels, and costs what the crop costs.
+    A window of the source is resized to the crop, bilinear and smoothed where it shrinks, its labels by the
+    nearest: the crop of the image scaled as a whole, but for a shift of about a pixel, at the cost of a crop.
     Where the scaled image is smaller than the crop, `fill` and the ignored label follow, below and at the
     right.
     Always seven numbers are drawn, and three more for `balanced`, so that switching one thing off changes
@@ -68,11 +64,12 @@ def augment(
     factors = [1.0 + (2.0 * drawn - 1.0) * reach for drawn, reach in zip(jitter, ranges, strict=True)]
     colours, across = _cut(image, rows, columns), columns.nearest()
     if mirror < config.flip:
-        colours, across = colours.transpose(Image.Transpose.FLIP_LEFT_RIGHT), across[::-1]
+        colours, across = colours.flip(-1), across[::-1]
     raw = raw_labels.take(rows.nearest(), 0).take(across, 1)
     # As bytes: half the time of an index array.
     ids = np.frombuffer(raw.tobytes().translate(label_map.tobytes()), np.uint8).reshape(raw.shape)
-    return _padded(np.asarray(photometric(colours, *factors)), ids, config)
+    pixels: Pixels = colours[0].permute(1, 2, 0).numpy()
+    return _padded(photometric(pixels, *factors), ids, config)
 
 
 def scale_of(config: AugmentConfig, drawn: float) -> float:
@@ -106,27 +103,29 @@ def balanced(
 
 
 def _position(length: int, crop: int, scale: float, pixel: int, drawn: float) -> float:
-    """The position along an axis, drawn from those whose crop shows the centre of a source pixel."""
-    scaled = max(1, round(length * scale))
-    room = max(0, scaled - crop)
-    centre = (2 * pixel + 1) * scaled // (2 * length)
-    first, last = max(0, centre - crop + 1), min(room, centre)
-    return (first + int(drawn * (last - first + 1)) + 0.5) / (room + 1)
+    """The position along an axis, drawn from those whose crop shows a source pixel."""
+    count = span(length, crop, scale, 0.0).length
+    first, last = max(0, pixel - count + 1), min(length - count, pixel)
+    return (first + int(drawn * (last - first + 1)) + 0.5) / (length - count + 1)
 
 
 def span(length: int, crop: int, scale: float, position: float) -> Span:
-    """What a crop shows of an axis; `position` in [0, 1) chooses among all places in the scaled image."""
+    """What a crop shows of an axis scaled by `scale`; `position` in [0, 1) chooses among all places."""
     scaled = max(1, round(length * scale))
-    return Span(length, scaled, int(position * (max(0, scaled - crop) + 1)), min(crop, scaled))
+    if scaled <= crop:
+        return Span(0, length, scaled)
+    count = min(length, max(1, round(crop / scale)))
+    return Span(int(position * (length - count + 1)), count, crop)
 
 
-def photometric(image: Image.Image, brightness: float, contrast: float, saturation: float) -> Image.Image:
+def photometric(pixels: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:
     """Scale brightness, the distance to the mean brightness, and that to grey; factor 1 changes nothing.
 
-    All three are linear, so they are one 3 x 4 matrix and one clip to 0..255.
+    All three are linear, so they are one 3 x 4 matrix and one clip to 0..255. `pixels` is uint8 (H, W, 3).
     """
     if brightness == contrast == saturation == 1.0:
-        return image
+        return pixels
+    image = Image.fromarray(pixels)
     red, green, blue = LUMA
     grey = float(np.asarray(image.resize((1, 1), Image.Resampling.BOX))[0, 0] @ np.array(LUMA))
     gain = brightness * contrast
@@ -138,23 +137,15 @@ def photometric(image: Image.Image, brightness: float, contrast: float, saturati
         *(pull * red, pull * green + keep, pull * blue, lift),
         *(pull * red, pull * green, pull * blue + keep, lift),
     )
-    return image.convert("RGB", matrix)
+    return np.asarray(image.convert("RGB", matrix))
 
 
-def _cut(image: Pixels, rows: Span, columns: Span) -> Image.Image:
-    """The crop of the scaled image, from those pixels alone that weigh in it."""
-    (top, bottom), (above, below) = rows.box, _reach(rows)
-    (left, right), (before, after) = columns.box, _reach(columns)
-    window = Image.fromarray(image[above:below, before:after])
-    box = (left - before, top - above, right - before, bottom - above)
-    return window.resize((columns.out, rows.out), Image.Resampling.BILINEAR, box)
-
-
-def _reach(axis: Span) -> tuple[int, int]:
-    """The source pixels, first and one past the last, that the bilinear filter may read."""
-    start, stop = axis.box
-    margin = 0.0 if axis.scaled == axis.length else max(1.0, axis.length / axis.scaled)
-    return max(0, math.floor(start - margin)), min(axis.length, math.ceil(stop + margin))
+def _cut(image: Pixels, rows: Span, columns: Span) -> Tensor:
+    """The window at the crop's size: uint8 (1, 3, out, out), in memory pixel by pixel (channels_last)."""
+    window = image[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
+    # A copy: the source may be a read-only map, which torch takes under protest.
+    planes = torch.from_numpy(window.copy()).permute(2, 0, 1)[None]
+    return F.interpolate(planes, size=(rows.out, columns.out), mode="bilinear", antialias=True)
 
 
 def _padded(image: Pixels, ids: Pixels, config: AugmentConfig) -> tuple[Pixels, Pixels]:

@@ -46,6 +46,14 @@ def above_zero(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number between 0 and 1, neither included, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {text}")
+    return value
+
+
 def add_threads(verb: argparse.ArgumentParser) -> None:
     """The option for CPU threads."""
     verb.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from afdcd.errors import UserError
 from deploy.bundle import Manifest
 from deploy.cli import Verbs
-from deploy.cli.output import above_zero, count
+from deploy.cli.output import above_zero, count, share
 
 GPU = ("onnxruntime_cuda", "onnxruntime_tensorrt", "tensorrt", "tensorrt_rtx")
 """Backends on which a call of many images is faster than many calls."""
@@ -34,6 +34,13 @@ def add(command: Verbs) -> None:
     bounds.add_argument("--read-s", type=above_zero, default=15.0, help="to receive it, default 15")
     bounds.add_argument("--body-mb", type=above_zero, default=64.0, help="default 64")
     bounds.add_argument("--megapixels", type=above_zero, default=50.0, help="encoded images, default 50")
+    drift = verb.add_argument_group("drift: low-confidence pixels in /metrics")
+    drift.add_argument(
+        "--watch", type=count, default=0, metavar="N", help="look at one answer in N again; default none"
+    )
+    drift.add_argument(
+        "--sure", type=share, default=0.5, help="probability below which a pixel counts, default 0.5"
+    )
     verb.add_argument("--drain-s", type=count, default=30, help="to finish after SIGTERM, default 30")
     verb.add_argument("--token-file", type=Path, help="holds the bearer token that clients must send")
     verb.add_argument("--control", action="store_true", help="allow load and rollback over HTTP")
@@ -66,6 +73,8 @@ def run(options: argparse.Namespace) -> None:
             queue=options.queue,
             batch=batch if most is None else min(batch, most),
             delay_seconds=options.delay_ms / 1e3,
+            watch=options.watch,
+            sure=options.sure,
         )
 
     logs.set_up(options.log)

@@ -14,6 +14,7 @@ import numpy as np
 
 from afdcd.errors import UserError
 from deploy.bundle import Contract, Pixels
+from deploy.serving.confidence import Watch
 from deploy.serving.options import Scheduling
 from deploy.serving.refusal import Broken, Full, Late, Refusal
 from deploy.sessions import Session
@@ -46,10 +47,13 @@ class Engine:
     Args:
         open_one: opens one session.
         scheduling: sessions, queue and batches.
+        watch: looks at some answers again, each when it has been given.
     """
 
-    def __init__(self, open_one: Callable[[], Session], scheduling: Scheduling) -> None:
-        self._scheduling = scheduling
+    def __init__(
+        self, open_one: Callable[[], Session], scheduling: Scheduling, watch: Watch | None = None
+    ) -> None:
+        self._scheduling, self._watch = scheduling, watch
         self._sessions = [open_one() for _ in range(scheduling.sessions)]
         self.contract: Contract = self._sessions[0].contract
         self._waiting: deque[Job] = deque()
@@ -172,6 +176,8 @@ class Engine:
             part = maps[first : first + len(job.images)]
             first += len(job.images)
             _settle(job, Answer(part, start - job.arrived, computed, len(images)))
+        if self._watch is not None and self._watch.due():
+            self._watch.look(session, images[0])
 
 
 def _settle(job: Job, result: Answer | Refusal) -> None:

@@ -18,10 +18,12 @@ TOTAL = Histogram(
     "v2_request_seconds", "from the whole request to its answer", LABELS, buckets=BUCKETS, registry=REGISTRY
 )
 WAITING = Gauge("v2_waiting", "requests in the queue", LABELS, registry=REGISTRY)
+SEEN = Counter("v2_watched_pixels", "pixels whose confidence was looked at", LABELS, registry=REGISTRY)
+UNSURE = Counter("v2_low_confidence_pixels", "those of low confidence", LABELS, registry=REGISTRY)
 
 
 class Tally:
-    """The counts of one version; only the event loop writes them."""
+    """The counts of one version; only the event loop writes them, but for `confidence`."""
 
     def __init__(self, model: str, version: str) -> None:
         self._labels = (model, version)
@@ -46,6 +48,11 @@ class Tally:
         self._ns["success"] += int(total * 1e9)
         self._ns["queue"] += int(queued * 1e9)
         self._ns["compute_infer"] += int(computed * 1e9)
+
+    def confidence(self, pixels: int, low: int) -> None:
+        """So many pixels were looked at, and so many of them are of low confidence; from any thread."""
+        SEEN.labels(*self._labels).inc(pixels)
+        UNSURE.labels(*self._labels).inc(low)
 
     def failure(self, outcome: str, total: float) -> None:
         """One request was not answered, and why."""

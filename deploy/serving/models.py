@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from afdcd.errors import UserError
 from deploy.bundle import MANIFEST, Contract, Manifest, manifest_sha256, verify
+from deploy.serving.confidence import Watch
 from deploy.serving.engine import Engine
 from deploy.serving.metrics import Tally
 from deploy.serving.options import Scheduling
@@ -142,10 +143,11 @@ class Models:
                 precision=manifest.precision,
             )
 
-        engine = Engine(open_one, scheduling)
         number = str(self._made.get(name, 0) + 1)
         self._made[name] = int(number)
         tally = Tally(name, number)
+        watch = Watch(scheduling.watch, scheduling.sure, tally.confidence) if scheduling.watch else None
+        engine = Engine(open_one, scheduling, watch)
         tally.watch(lambda: engine.waiting)
         return Version(name, number, manifest, manifest_sha256(manifest), engine, tally)
 

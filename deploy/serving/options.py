@@ -30,6 +30,8 @@ class Scheduling(NamedTuple):
         queue: requests that may wait for a session.
         batch: images that may be joined into one call; 1 where joining does not pay.
         delay_seconds: how long a call waits for more images.
+        watch: one answer in so many is looked at again for pixels of low confidence; 0 is none.
+        sure: the highest class's probability below which a pixel is of low confidence.
     """
 
     sessions: int
@@ -37,3 +39,5 @@ class Scheduling(NamedTuple):
     queue: int
     batch: int
     delay_seconds: float
+    watch: int = 0
+    sure: float = 0.5

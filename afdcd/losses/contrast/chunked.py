@@ -30,12 +30,12 @@ class Kernels(NamedTuple):
 
     Attributes:
         distances: (n, r, d) anchors, (n, R, d) rows, the distance -> (n, r, R).
-        gradient: (n, r, R) derivatives by the distances, anchors, rows, distances, the distance ->
-            (n, r, d) by the anchors; a distance of zero, and by l1 a difference of zero, has none.
+        gradient: (n, r, R) derivatives by the distances, anchors, rows, distances (None by l1), the
+            distance -> (n, r, d) by the anchors; a distance of zero, by l1 a difference of zero, has none.
     """
 
     distances: Callable[[Tensor, Tensor, str], Tensor]
-    gradient: Callable[[Tensor, Tensor, Tensor, Tensor, str], Tensor]
+    gradient: Callable[[Tensor, Tensor, Tensor, Tensor | None, str], Tensor]
 
 
 def chunked(student: Tensor, teacher: Tensor, setting: Setting, kernels: Kernels | None = None) -> Tensor:
@@ -62,8 +62,9 @@ class _Chunked(torch.autograd.Function):
             row: excluded(row, min(height, rows - row), setting, student.device)
             for row in range(0, rows, height)
         }
-        for images, lines in stretches(student, setting, max(1, _CELLS_AT_ONCE // rows**2)):
-            anchors, others = (patch_rows(x[images, :, lines], setting) for x in (student, teacher))
+        for images, *place in stretches(student, setting, _CELLS_AT_ONCE // rows**2):
+            here = (images, slice(None), *place)
+            anchors, others = (patch_rows(x[here], setting) for x in (student, teacher))
             slopes = torch.empty_like(anchors) if wanted else None
             for row, mask in idle.items():
                 part = slice(row, row + height)
@@ -73,7 +74,7 @@ class _Chunked(torch.autograd.Function):
                 if slopes is not None and slope is not None:
                     slopes[:, part] = slope
             if gradient is not None and slopes is not None:
-                put_rows(slopes, gradient[images, :, lines], setting)
+                put_rows(slopes, gradient[here], setting)
         ctx.save_for_backward(gradient)
         return total
 
@@ -103,7 +104,9 @@ def _loss_and_gradient(work: _Work, wanted: bool) -> tuple[Tensor, Tensor | None
     """The sum over the anchors, and its gradient (n, r, d) where that is wanted."""
     anchors, start, temperature = work.anchors, work.start, work.setting.temperature
     distances = work.kernels.distances(anchors, work.others, work.setting.distance)
-    logits = distances * (-1 / temperature)
+    # A gradient by l1 needs no distances again: they become the logits where they stand.
+    known = None if work.setting.distance == "l1" else distances.clone()
+    logits = distances.mul_(-1 / temperature)
     positive = logits.diagonal(start, dim1=-2, dim2=-1).clone()
     if work.idle is not None:
         logits.masked_fill_(work.idle, -torch.inf)
@@ -126,7 +129,7 @@ def _loss_and_gradient(work: _Work, wanted: bool) -> tuple[Tensor, Tensor | None
     share = 1 / (temperature * (own + rest))
     if pairs is None:
         powers.mul_(-share[..., None]).diagonal(start, dim1=-2, dim2=-1).copy_(rest * share)
-        return loss, work.kernels.gradient(powers, anchors, work.others, distances, work.setting.distance)
+        return loss, work.kernels.gradient(powers, anchors, work.others, known, work.setting.distance)
     return loss, _gathered(work, pairs, -powers * share.view(-1)[anchor], rest * share)
 
 
@@ -196,9 +199,12 @@ def _wide_l1(anchors: Tensor, others: Tensor) -> Tensor:
     return distances
 
 
-def _gradient(slope: Tensor, anchors: Tensor, others: Tensor, distances: Tensor, distance: str) -> Tensor:
+def _gradient(
+    slope: Tensor, anchors: Tensor, others: Tensor, distances: Tensor | None, distance: str
+) -> Tensor:
     norm, anchors = NORM[distance], anchors.contiguous()
-    gradient: Tensor = torch.ops.aten._cdist_backward(slope, anchors, others, norm, distances)
+    known = slope if distances is None else distances  # of its shape; the sum of magnitudes has no use for it
+    gradient: Tensor = torch.ops.aten._cdist_backward(slope, anchors, others, norm, known)
     return gradient
 
 

@@ -36,8 +36,10 @@ def _distances(anchors: Tensor, others: Tensor, distance: str) -> Tensor:
     return _run(_l1 if distance == "l1" else _l2, anchors, others)
 
 
-def _gradient(slope: Tensor, anchors: Tensor, others: Tensor, distances: Tensor, distance: str) -> Tensor:
-    if distance == "l1":
+def _gradient(
+    slope: Tensor, anchors: Tensor, others: Tensor, distances: Tensor | None, distance: str
+) -> Tensor:
+    if distances is None:
         return _run(_l1_gradient, slope, anchors, others)
     return _run(_l2_gradient, slope, anchors, others, distances)
 

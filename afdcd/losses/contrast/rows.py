@@ -66,16 +66,18 @@ def _parts(features: Tensor, setting: Setting) -> Tensor:
     return parts.permute(0, 3, 5, 4, 6, 1, 2)
 
 
-def stretches(features: Tensor, setting: Setting, patches: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of images and of lines that hold about so many whole patches, at least one line of them."""
-    down, across = setting.grid(features)
-    height = setting.patch[0]
+def stretches(features: Tensor, setting: Setting, patches: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Slices of images, lines and columns that hold at most so many whole patches, at least one."""
+    (height, width), (down, across) = setting.patch, setting.grid(features)
     images = max(1, patches // (down * across))
     bands = min(down, max(1, patches // across))
+    beside = min(across, max(1, patches))
     for image in range(0, len(features), images):
         for band in range(0, down, bands):
-            end = min(down, band + bands)
-            yield slice(image, image + images), slice(band * height, end * height)
+            lines = slice(band * height, min(down, band + bands) * height)
+            for column in range(0, across, beside):
+                columns = slice(column * width, min(across, column + beside) * width)
+                yield slice(image, image + images), lines, columns
 
 
 def excluded(start: int, anchors: int, setting: Setting, device: torch.device) -> Tensor | None:

@@ -7,10 +7,12 @@ from contracts.contrast import SETTING
 from afdcd.losses.contrast.rows import stretches
 
 
-@pytest.mark.parametrize("patches", [1, 3, 6, 7, 9, 15, 40])
-def test_stretches_hold_every_line_of_every_image_once(patches: int) -> None:
+@pytest.mark.parametrize("patches", [0, 1, 2, 3, 6, 7, 9, 15, 40])
+def test_stretches_hold_every_cell_of_every_image_once_and_no_more_than_asked(patches: int) -> None:
     height, width = SETTING.patch
     seen = torch.zeros(3, 1, 5 * height, 3 * width)
-    for images, lines in stretches(seen, SETTING, patches):
-        seen[images, :, lines] += 1
+    for images, lines, columns in stretches(seen, SETTING, patches):
+        held = seen[images, :, lines, columns]
+        assert held.numel() <= max(1, patches) * height * width
+        held += 1
     assert bool((seen == 1).all())
