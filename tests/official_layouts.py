@@ -1,4 +1,4 @@
-"""The benchmarks' official layouts with a few small images each; nothing is downloaded."""
+"""The layouts of the benchmarks and of own images, with a few small images each; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -79,6 +79,28 @@ def write_coco(root: Path, size: tuple[int, int] = SIZE) -> None:
         for index, (image, mask) in enumerate(pictures([*known, 255], count, seed, size)):
             save(root / f"images/{split}2017/{index:012}.jpg", image)
             save(root / f"annotations/{split}2017/{index:012}.png", mask)
+
+
+def write_camvid(root: Path, size: tuple[int, int] = SIZE) -> None:
+    """As SegNet's tutorial has them: `train` beside `trainannot`."""
+    for seed, (split, count) in enumerate({**COUNTS, "test": 3}.items()):
+        for index, (image, mask) in enumerate(pictures([*range(12)], count, seed, size)):
+            save(root / f"{split}/{index:03}.png", image)
+            save(root / f"{split}annot/{index:03}.png", mask)
+
+
+COLOURS = {"road": (128, 64, 128), "sky": (70, 130, 180), "car": (0, 0, 142)}
+
+
+def write_folder(root: Path, size: tuple[int, int] = SIZE) -> None:
+    """Own images with masks in colours, and the file that names them."""
+    colours = np.array([*COLOURS.values(), (0, 0, 0)], dtype=np.uint8)  # black takes no part
+    for seed, (split, count) in enumerate({**COUNTS, "test": 3}.items()):
+        for index, (image, mask) in enumerate(pictures([*range(4)], count, seed, size)):
+            save(root / f"images/{split}/{index}.png", image)
+            save(root / f"masks/{split}/{index}.png", colours[mask])
+    lines = [f"{name},{','.join(map(str, colour))}" for name, colour in COLOURS.items()]
+    (root / "classes.csv").write_text("\n".join(["name,r,g,b", *lines, "-,0,0,0"]) + "\n", encoding="utf-8")
 
 
 WRITERS: dict[type[Official], Callable[..., None]] = {
