@@ -140,12 +140,29 @@ def test_kas_and_apds_own_settings(root: Path, monkeypatch: pytest.MonkeyPatch) 
     ka = composes("dataset=cityscapes", "pair=r50_mbv2_ka", "recipe=ka", "schedule=ka")
     optimiser = ka.train.schedule.optimiser
     assert (ka.train.schedule.iterations, optimiser.lr, optimiser.weight_decay) == (90000, 0.007, 4e-5)
-    assert ka.distill.recipes["ka"]["ka"]["stride"] == 2
+    assert (ka.train.schedule.batch_size, optimiser.momentum, optimiser.poly_power) == (16, 0.9, 0.9)
+    assert list(ka.distill.recipes["ka"]) == ["ka"]
+    method = ka.distill.recipes["ka"]["ka"]
+    assert (method["stride"], method["p"], method["q"], method["sparsity"]) == (2, 1.0, 2.0, 1e-7)
+    assert method["weights"]["affinity"] == 1.0 and method["first_phase_lr"] == 0.1
+    # One epoch: of Cityscapes here, of VOC by itself.
+    assert method["first_phase_iterations"] == 2975 // 16 + 1
+    voc = composes("dataset=voc", "pair=r50_mbv2_ka", "recipe=ka", "schedule=ka")
+    assert voc.train.schedule.iterations == 30000
+    assert voc.distill.recipes["ka"]["ka"]["first_phase_iterations"] == 10582 // 16 + 1
     assert ka.students["mbv2_16"].output_stride == 16
     apd = composes("dataset=ade20k", "pair=psp_r101_psp_r18", "recipe=apd", "schedule=apd")
     assert apd.train.schedule.iterations == 20210 * 100 // 8 + 20210 * 100 % 8 // 4
     assert (apd.train.practice.augment.crop, apd.train.schedule.batch_size) == ((473, 473), 8)
-    assert apd.train.schedule.optimiser.lr == 0.005
+    assert (apd.train.schedule.optimiser.lr, apd.train.schedule.optimiser.weight_decay) == (0.005, 1e-4)
+    recipe = apd.distill.recipes["apd"]
+    assert recipe["kd"]["weights"] == {"kd": 10.0} and recipe["kd"]["reduction"] == "element"
+    assert recipe["apd"]["weights"] == {"perspective_local": 10.0, "perspective_align": 10.0}
+    assert (recipe["apd"]["temperature"], recipe["apd"]["prototypes"]) == (0.1, "batch")
+    assert (recipe["apd"]["adapter_lr_factor"], recipe["apd"]["teacher_adapter_lr"]) == (10.0, 1e-5)
+    streets = composes("dataset=cityscapes", "pair=psp_r101_psp_r18", "recipe=apd", "schedule=apd")
+    assert streets.train.schedule.iterations == 2975 * 200 // 8
+    assert streets.train.practice.augment.crop == (713, 713)
 
 
 def test_cirkds_memory_weighs_less_on_voc(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
