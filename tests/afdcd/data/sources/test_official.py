@@ -18,6 +18,7 @@ from afdcd.data.sources.cityscapes import Cityscapes
 from afdcd.data.sources.coco_stuff import UNUSED, CocoStuff
 from afdcd.data.sources.official import Official
 from afdcd.data.sources.voc import Voc
+from afdcd.data.streets import CLASSES, render
 from afdcd.errors import UserError
 
 
@@ -102,6 +103,35 @@ def test_from_the_layout_to_the_manifest_ids_are_the_ones_written(
         assert np.array_equal(manifest.raw_labels(entry), raw)
         assert np.array_equal(manifest.labels(entry), source.label_map[raw])
     assert [entry.name for entry in manifest.split("test")] == [pair.name for pair in source.listed("val")]
+
+
+CITY_IDS = {
+    **{"sky": 23, "building": 11, "pole": 17, "road": 7, "pavement": 8, "tree": 21},
+    **{"signsymbol": 20, "fence": 13, "car": 26, "pedestrian": 24, "bicyclist": 33},
+}
+"""Cityscapes' raw id of each class of the rendered streets."""
+
+
+def test_rendered_streets_come_back_through_cityscapes_layout(tmp_path: Path) -> None:
+    raw_ids = np.array([CITY_IDS[name] for name in CLASSES[11]], dtype=np.uint8)
+    drawn = {}
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            name = f"{split}/town/town_{number:06}_000019"
+            scene = image, labels = render(100 * count + number, size=(48, 96), difficulty=0.5, classes=11)
+            drawn[f"town_{number:06}_000019", "test" if split == "val" else "train"] = scene
+            save(tmp_path / f"root/leftImg8bit/{name}_leftImg8bit.png", image)
+            save(tmp_path / f"root/gtFine/{name}_gtFine_labelIds.png", raw_ids[labels])
+    source = opened(Cityscapes, tmp_path / "root", holdout=1)
+    prepare(source, root=tmp_path / "root", folder=tmp_path / "prepared", progress=lambda *told: None)
+    manifest = Manifest.load(tmp_path / "prepared")
+    assert len(manifest.entries) == len(drawn)
+    for entry in manifest.entries:
+        split = "test" if entry.split == "test" else "train"
+        image, labels = drawn[Path(entry.name).name, split]
+        assert np.array_equal(manifest.image(entry), image)
+        assert np.array_equal(manifest.labels(entry), source.label_map[raw_ids[labels]])
+        assert len(np.unique(labels)) > 4
 
 
 @pytest.mark.parametrize("kind", WRITERS)
