@@ -41,7 +41,7 @@ def main(given: list[str]) -> None:
             folder=paths.PREPARED,
             progress=progress,
             unlabelled=dataset.unlabelled,
-            keep=Keep(paths.CHECKED, _code()),
+            keep=Keep(paths.CHECKED, _code(), dataset.model_dump_json()),
         )
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     print(f"{info.name}: {counts} images, {len(info.classes)} classes")

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import __version__ as pillow
 
 from afdcd.config import IGNORE_INDEX
 from afdcd.data.check import Checked, FaultError, check, stamp
 from afdcd.data.journal import Journal, journal_key
 from afdcd.data.manifest import INFO, ROWS, DatasetInfo
+from afdcd.data.renderings import render_below
 from afdcd.data.sources import SPLITS, UNLABELLED, Sample, Source
 from afdcd.data.sources.folder import IMAGE_SUFFIXES, is_below, relative_files
 from afdcd.errors import UserError
@@ -39,10 +41,17 @@ WINDOW = 32
 
 
 class Keep(NamedTuple):
-    """Where a stopped run goes on: the journal's file, and what stands for the code that wrote it."""
+    """Where a stopped run goes on: the journal's file, and what its content depends on."""
 
     path: Path
     code: str
+    options: str = ""
+    """The data set's options, which rendered pixels depend on."""
+
+    @property
+    def renderings(self) -> Path:
+        """Where rendered files wait until all are there."""
+        return self.path.with_suffix(".rendered")
 
 
 def prepare(
@@ -70,9 +79,8 @@ def prepare(
         )
     with atomic_folder(folder) as temporary:
         if source.total:
-            source.materialise(temporary, lambda done: progress("rendering", source.total, done))
+            _render(source, temporary, progress, keep)
         base = temporary if source.total else root
-        # What is rendered is rendered anew each time: nothing of it has been checked before.
         journal = (
             None if keep is None or source.total else Journal(keep.path, journal_key(source, root, keep.code))
         )
@@ -99,6 +107,17 @@ def prepare(
     if journal is not None:
         journal.remove()
     return info
+
+
+def _render(source: Source, folder: Path, progress: Progress, keep: Keep | None) -> None:
+    def advance(done: int) -> None:
+        progress("rendering", source.total, done)
+
+    if keep is None:
+        source.materialise(folder, advance)
+    else:
+        key = hashlib.sha256(json.dumps([source.name, keep.options, keep.code, pillow]).encode()).hexdigest()
+        render_below(source, folder, advance, kept=keep.renderings, key=key)
 
 
 def unlabelled_samples(root: Path, folders: Sequence[str]) -> Iterator[Sample]:

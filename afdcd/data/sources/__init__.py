@@ -65,7 +65,10 @@ class Source(Protocol):
         ...
 
     def materialise(self, folder: Path, progress: Callable[[int], None]) -> None:
-        """Render all samples into `folder`, calling `progress` with the number newly finished."""
+        """Render all samples into `folder`, calling `progress` with the number newly finished.
+
+        What is there already, from a stopped run of the same source, may be left as it is.
+        """
         ...
 
     def samples(self, folder: Path) -> Iterator[Sample]:

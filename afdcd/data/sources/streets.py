@@ -86,6 +86,8 @@ class Streets:
     def materialise(self, folder: Path, progress: Callable[[int], None]) -> None:
         """Render all scenes below `folder` with a process a core; the files are the same for any number.
 
+        Scenes whose files are there already, from a run that was stopped, are left as they are.
+
         Raises:
             UserError: the disk is full or not writable, or a process was killed.
         """
@@ -137,13 +139,18 @@ def render_files(jobs: list[Job], *, processes: int, progress: Callable[[int], N
 
 
 def _render_chunk(jobs: list[Job]) -> int:
-    """Render some scenes, write their files, and say how many there were."""
+    """Render those scenes that have no files yet, write their files, and say how many scenes there were."""
     for job in jobs:
-        image, mask = render(job.seed, size=job.size, difficulty=job.difficulty, classes=job.classes)
-        for path, pixels in ((job.sample.image, image), (job.sample.mask, mask)):
-            if path is not None:
-                with disk_errors(path):
-                    Image.fromarray(pixels).save(path, compress_level=1)
+        paths = [path for path in (job.sample.image, job.sample.mask) if path is not None]
+        if all(path.exists() for path in paths):
+            continue
+        scene = render(job.seed, size=job.size, difficulty=job.difficulty, classes=job.classes)
+        for path, pixels in zip(paths, scene, strict=False):
+            with disk_errors(path):
+                # A file of that name is whole: the next run tells by it what is left to render.
+                begun = path.with_name(path.name + ".tmp")
+                Image.fromarray(pixels).save(begun, format="PNG", compress_level=1)
+                os.replace(begun, path)
     return len(jobs)
 
 
