@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from deploy.benchmark import Report
 from deploy.bundle import Manifest
 from deploy.check import Finding
+from deploy.clashes import Clash
 from deploy.comparison import Compared
 from deploy.evaluate import Score
 from deploy.latency import Latency
@@ -225,11 +227,19 @@ def findings(found: Sequence[Finding]) -> Table:
     return table
 
 
-def engines(found: dict[str, str | None]) -> Table:
-    """A row a backend: ready, or what is missing."""
+def engines(
+    found: Mapping[str, str | None], libraries: Mapping[str, Mapping[str, str]], clashes: Sequence[Clash]
+) -> Group:
+    """A row a backend and precision: its library, and ready or what is missing; below, what clashes."""
     table = Table(title="engines on this machine", title_justify="left")
-    table.add_column("backend")
-    table.add_column("state")
+    for name in ("backend", "installed", "state"):
+        table.add_column(name, overflow="fold")
+    before = ""
     for name, reason in found.items():
-        table.add_row(name, "[green]ready[/green]" if reason is None else f"[yellow]{reason}[/yellow]")
-    return table
+        backend = name.split()[0]
+        shown = "\n".join(f"{key} {value}" for key, value in libraries.get(backend, {}).items()) or "–"
+        state = Text("ready", "green") if reason is None else Text(reason, "yellow")
+        table.add_row(name, "" if backend == before else shown, state)
+        before = backend
+    notes = [Text(f"warning: {clash.sentence()}", "red") for clash in clashes]
+    return Group(table, *(notes or [Text("no clash between the installed packages")]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -278,6 +279,7 @@ def fake_tensorrt(gpu: FakeGpu, version: str = "11.4.0.106") -> Any:
 
     made: list[ICudaEngine] = []
     module = ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)  # find_spec, which PyTorch calls, wants one
     classes = (
         *(ILogger, Builder, IBuilderConfig, IOptimizationProfile, ITimingCache, OnnxParser, ParserError),
         *(INetworkDefinition, Runtime, ICudaEngine, IExecutionContext),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import sys
 from importlib import metadata
@@ -54,6 +55,45 @@ class Package(NamedTuple):
     distributions: tuple[str, ...]
     remedy: str
 
+
+class Versions(NamedTuple):
+    """The versions of a library that the code speaks: the first, and the first that is not known."""
+
+    title: str
+    first: tuple[int, int]
+    beyond: tuple[int, int]
+    pip: str
+
+    def words(self) -> str:
+        """For people: `10.12 to before 12.0`."""
+        return f"{'.'.join(map(str, self.first))} to before {'.'.join(map(str, self.beyond))}"
+
+    def refusal(self, version: str) -> str | None:
+        """Why a version will not do, as the rest of a sentence; None if it does."""
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+        if self.first <= found < self.beyond:
+            return None
+        return f"is not supported, {self.title} {self.words()} is"
+
+
+TENSORRT_VERSIONS = {
+    "tensorrt": Versions("TensorRT", (10, 12), (12, 0), "'tensorrt-cu13>=10.14,<12'"),
+    "tensorrt_rtx": Versions("TensorRT-RTX", (1, 7), (2, 0), "'tensorrt-rtx>=1.7,<2'"),
+}
+"""By the name of the module that is imported."""
+
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino", "nncf"),
+    "pytorch": ("torch",),
+    "pytorch_compiled": ("torch",),
+    "onnxruntime_cuda": ("onnxruntime-gpu",),
+    "onnxruntime_tensorrt": ("onnxruntime-gpu",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+    "tensorrt_rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"),
+}
+"""Backend -> the distributions that may hold its library; it can also come without any."""
 
 PACKAGES = {
     "onnxruntime": Package("onnxruntime", (), "pip install onnxruntime"),
@@ -154,18 +194,18 @@ def _missing(package: Package) -> str | None:
     """The package that is not installed, as the rest of a sentence."""
     if find_spec(package.module) is None:
         return f"needs the package {package.module}, which is not installed; {package.remedy}"
-    if package.distributions and not any(map(_installed, package.distributions)):
+    if package.distributions and all(version_of(name) is None for name in package.distributions):
         wanted = " or ".join(package.distributions)
         return f"needs the package {wanted}, which is not installed; {package.remedy}"
     return None
 
 
-def _installed(distribution: str) -> bool:
+def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution, without importing it; None where it is not installed."""
     try:
-        metadata.version(distribution)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def memory_libraries() -> list[str]:
@@ -185,6 +225,11 @@ def _there(module: str) -> bool:
 
 def _lacking(backend: str, precision: str) -> str | None:
     """What a backend misses beside its package, as the rest of a sentence."""
+    for name in DISTRIBUTIONS[backend] if backend in TENSORRT_VERSIONS else ():
+        version = version_of(name)
+        supported = TENSORRT_VERSIONS[backend]
+        if version is not None and (refusal := supported.refusal(version)) is not None:
+            return f"finds {name} {version}, which {refusal}; {PACKAGES[backend].remedy}"
     if backend in ("tensorrt", "tensorrt_rtx") and not memory_libraries():
         return (
             f"needs pycuda or cuda-python besides {backend}, and neither is installed; "

@@ -7,33 +7,31 @@ installed. Networks are strongly typed in every version: the graph alone decides
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Any, NamedTuple
 
 from afdcd.errors import UserError
 from afdcd.plugins import nearest
-from deploy.sessions.capability import NO_DRIVER, nvidia_driver
-
-Version = tuple[int, int]
+from deploy.sessions.capability import NO_DRIVER, TENSORRT_VERSIONS, Versions, nvidia_driver
 
 
 class Package(NamedTuple):
-    """One of NVIDIA's two libraries: the first version that will do, and the first that is not known."""
+    """One of NVIDIA's two libraries: the versions that will do, and where it comes from."""
 
-    title: str
-    first: Version
-    beyond: Version
+    versions: Versions
     remedy: str
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return self.versions.title
 
 
 PACKAGES: dict[str, Package] = {
     "tensorrt": Package(
-        "TensorRT",
-        (10, 12),
-        (12, 0),
+        TENSORRT_VERSIONS["tensorrt"],
         "install it from NVIDIA's package index as docs/tensorrt.md says (on a Jetson it comes with JetPack)",
     ),
-    "tensorrt_rtx": Package("TensorRT-RTX", (1, 7), (2, 0), "pip install -e '.[trt-rtx]'"),
+    "tensorrt_rtx": Package(TENSORRT_VERSIONS["tensorrt_rtx"], "pip install -e '.[trt-rtx]'"),
 }
 """By the name of the module that is imported."""
 
@@ -63,7 +61,7 @@ class Bindings(NamedTuple):
         members = getattr(getattr(self.api, enum, None), "__members__", {})
         if name not in members:
             package = PACKAGES[self.package]
-            oldest = ".".join(map(str, package.first))
+            oldest = ".".join(map(str, package.versions.first))
             raise UserError(
                 f"{self} has no {enum}.{name}, which is needed; "
                 f"take a version from {oldest} on: {package.remedy}"
@@ -85,13 +83,8 @@ def load(package: str) -> Bindings:
     except (ImportError, OSError) as error:
         raise UserError(f"{known.title} cannot be loaded ({error}); {known.remedy}") from error
     found = Bindings(package, str(getattr(api, "__version__", "")), api)
-    numbers = re.match(r"(\d+)\.(\d+)", found.version)
-    version = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
-    if not known.first <= version < known.beyond:
-        raise UserError(
-            f"{found} is not supported; versions from {'.'.join(map(str, known.first))} to before "
-            f"{known.beyond[0]}.0 are: {known.remedy}"
-        )
+    if (refusal := known.versions.refusal(found.version)) is not None:
+        raise UserError(f"{found} {refusal}: {known.remedy}")
     return found
 
 

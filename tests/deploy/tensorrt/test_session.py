@@ -287,7 +287,9 @@ def test_versions_that_are_not_known_are_refused(monkeypatch: pytest.MonkeyPatch
     old = ModuleType("tensorrt")
     old.__dict__["__version__"] = version
     monkeypatch.setitem(sys.modules, "tensorrt", old)
-    with pytest.raises(UserError, match=f"TensorRT {version} is not supported; versions from 10.12"):
+    with pytest.raises(
+        UserError, match=f"TensorRT {version} is not supported, TensorRT 10.12 to before 12.0 is"
+    ):
         load("tensorrt")
 
 
