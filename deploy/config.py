@@ -53,8 +53,6 @@ class ExportConfig(Config):
     fit: Literal["stretch", "letterbox"]
     opset: Opset
     parity_images: Count
-    max_relative_error: Annotated[float, Field(gt=0)]
-    min_agreement: Share
 
 
 Calibration = Literal["minmax", "percentile", "entropy"]
@@ -108,6 +106,13 @@ class GatesConfig(Config):
         min_retention: share of the teacher's mIoU that a released model keeps.
         min_gain_over_alone: points over the same student and seed trained without the teacher. One seed's
             gain is mostly chance: meant for presets whose seeds are several.
+        export_min_agreement: share of pixels on which the exported graph in ONNX Runtime must name PyTorch's
+            class, of each kind of input and at every shape that is tried.
+        export_max_relative_error: largest error of its logits there, over the largest logit.
+        min_agreement: precision -> share of test pixels on which an engine must name the class of its parent,
+            the same network in PyTorch in float32.
+        max_relative_error: precision -> largest error of an engine's logits against the parent's, over the
+            largest logit (`deploy.probes`).
         max_drop: precision -> points of mIoU that an engine may lose against PyTorch.
         max_class_drop: precision -> the same for every single class.
         min_speedup_over_teacher: ratio of p50 latencies on the same target.
@@ -118,6 +123,10 @@ class GatesConfig(Config):
 
     min_retention: Share | None
     min_gain_over_alone: float | None
+    export_min_agreement: Share | None
+    export_max_relative_error: Limit
+    min_agreement: dict[Precision, Share | None]
+    max_relative_error: dict[Precision, Limit]
     max_drop: dict[Precision, float | None]
     max_class_drop: dict[Precision, float | None]
     min_speedup_over_teacher: Limit

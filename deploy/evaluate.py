@@ -46,6 +46,8 @@ class Score(Config):
         iou: class -> intersection over union, counted at the labels' own size over the whole set.
         agreement: share of all pixels at input size where engine and reference name the same class.
         lowest_agreement: the same of the image where it is lowest.
+        max_relative_error: largest error of a logit against the reference's, on a few images
+            (`deploy.probes`); null for the reference itself, and where nobody looked.
         confusion: pixels, rows truth, columns prediction, in the order of `classes`.
         engine: SHA-256 of the bundle's manifest; null for the reference.
     """
@@ -61,6 +63,7 @@ class Score(Config):
     lowest_agreement: float | None
     confusion: list[list[int]]
     engine: str | None
+    max_relative_error: float | None = None
 
 
 class Evaluation(NamedTuple):

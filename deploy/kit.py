@@ -107,7 +107,7 @@ class Plan:
 
     Attributes:
         typed: (target, model) -> folder of graphs, contract.json, parity.json and quantize.json.
-        maps: model -> the reference's class maps (`deploy.maps`).
+        maps: model -> the reference's class maps (`deploy.maps`); `logits` its probes (`deploy.probes`).
         timing: image files, of which the first few of val are enough.
         calibration: (N, H, W, 3) uint8 at input size; of length 0 where nothing was calibrated.
     """
@@ -120,6 +120,7 @@ class Plan:
     reference: str
     references: Mapping[str, Score]
     maps: Mapping[str, Path]
+    logits: Mapping[str, Path]
     released: Sequence[str]
     controls: Mapping[str, str]
     split: str
@@ -141,6 +142,11 @@ def reference(model: str) -> Path:
     return Path("reference") / f"{model}.npz"
 
 
+def reference_logits(model: str) -> Path:
+    """Where a kit holds the reference's logits of a model, of a few images on a grid."""
+    return Path("reference") / f"{model}.logits.npz"
+
+
 def write_kit(folder: Path, plan: Plan, samples: Iterable[Labelled]) -> Kit:
     """Write a kit in place of what `folder` held; `samples` are read one by one.
 
@@ -152,6 +158,8 @@ def write_kit(folder: Path, plan: Plan, samples: Iterable[Labelled]) -> Kit:
             _copy_graphs(source, root / graphs(target, model))
         for model, maps in plan.maps.items():
             _copy(maps, root / reference(model))
+        for model, logits in plan.logits.items():
+            _copy(logits, root / reference_logits(model))
         listed = list(_write_samples(root, samples))
         if not listed:
             raise UserError(f"the kit for {plan.device} needs test images with labels, and there are none")

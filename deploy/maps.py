@@ -1,10 +1,11 @@
-"""Class maps of many samples in one compressed file, by sample name."""
+"""Class maps, or logits, of many samples in one compressed file, by sample name."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,15 @@ Maps = Mapping[str, npt.NDArray[np.uint8]]
 """Sample name -> class map at input size."""
 
 
-def save_maps(path: Path, maps: Maps) -> None:
-    """Write class maps to `path`, which is to end in .npz; the caller renames."""
+def save_maps(path: Path, maps: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write arrays to `path`, which is to end in .npz; the caller renames."""
     np.savez_compressed(
         path, allow_pickle=False, **{PREFIX + name: class_map for name, class_map in maps.items()}
     )
 
 
-def load_maps(path: Path) -> dict[str, npt.NDArray[np.uint8]]:
-    """Class maps by sample name.
+def load_maps(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Arrays by sample name.
 
     Raises:
         UserError: the file is missing or broken.

@@ -22,8 +22,9 @@ from deploy.bundle import MANIFEST, Manifest, read_contract, read_manifest, writ
 from deploy.config import Config, TargetConfig
 from deploy.evaluate import Score, evaluate
 from deploy.gates import Judgement, Measurement, judge
-from deploy.kit import Kit, graphs, load, reference, samples_of, verify_kit
+from deploy.kit import Kit, graphs, load, reference, reference_logits, samples_of, verify_kit
 from deploy.maps import load_maps
+from deploy.probes import relative_error
 from deploy.sessions import open_session
 from deploy.sessions.capability import capability
 
@@ -151,18 +152,22 @@ def _measured(
 def _score(folder: Path, kit: Kit, model: str, bundle: Path) -> Score:
     manifest = read_manifest(bundle)
     contract = manifest.contract
+    size, mode = contract.geometry.size, contract.geometry.fit
     with open_session(bundle, threads=manifest.threads) as session:
-        return evaluate(
+        score = evaluate(
             session,
             samples_of(folder, kit),
             classes=contract.classes,
             ignore_index=contract.ignore_index,
-            size=contract.geometry.size,
-            mode=contract.geometry.fit,
+            size=size,
+            mode=mode,
             reference=load_maps(folder / reference(model)),
             gallery=0,
             engine=sha256(bundle / MANIFEST),
         ).score
+        wanted = load_maps(folder / reference_logits(model))
+        error = relative_error(session, samples_of(folder, kit), wanted, size=size, mode=mode)
+    return score.model_copy(update={"max_relative_error": error})
 
 
 def _batches(folder: Path, kit: Kit, target: str) -> list[Images]:
@@ -194,12 +199,21 @@ def read_measurement(path: Path) -> DeviceMeasurement:
     return found
 
 
-def figures(engine: Manifest, score: Score, timing: Report, ground: Score) -> Measurement:
-    """What the gates look at: an engine, its score and latency, and the reference's score of that model."""
+def figures(engine: Manifest, score: Score, timing: Report, ground: Score, *, device: str) -> Measurement:
+    """What the gates look at: an engine, its score and latency, and the reference's score of that model.
+
+    `device` is where score and latency were measured.
+    """
     latency = timing.models[engine.model]
     return Measurement(
+        device=device,
         backend=engine.backend,
+        threads=latency.threads,
         precision=engine.precision,
+        agreement=score.agreement,
+        relative_error=score.max_relative_error,
+        export_agreement=engine.parity.get("agreement"),
+        export_error=engine.parity.get("max_relative_error"),
         miou=score.miou,
         iou=score.iou,
         reference_miou=ground.miou,
@@ -215,7 +229,9 @@ def figures(engine: Manifest, score: Score, timing: Report, ground: Score) -> Me
 def judged(kit: Kit, found: DeviceMeasurement) -> Judgement:
     """The kit's gates on what the device measured, so that one need not go home to know."""
     known = {
-        (model, target): figures(outcome.engines[model], outcome.scores[model], outcome.timing, ground)
+        (model, target): figures(
+            outcome.engines[model], outcome.scores[model], outcome.timing, ground, device=found.device
+        )
         for target, outcome in found.targets.items()
         if outcome.timing is not None
         for model, ground in kit.references.items()

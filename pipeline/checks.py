@@ -242,7 +242,7 @@ def _gates(params: Params) -> Iterator[str]:
                 yield f"gates.{field}: unknown target {target!r}; {nearest(target, deploy.specs)}"
     for target in [*deploy.targets, *deploy.elsewhere]:
         precision = deploy.specs[target].precision
-        for field in ("max_drop", "max_class_drop"):
+        for field in ("min_agreement", "max_relative_error", "max_drop", "max_class_drop"):
             if precision not in getattr(gates, field):
                 yield f"gates.{field}: no limit for {precision}, the precision of {target}; give one, or null"
     compares = [

@@ -75,7 +75,7 @@ def _remedy(device: str) -> str:
     )
 
 
-def blocked(missing: dict[str, str], released: list[str]) -> Judgement:
+def blocked(missing: dict[str, str], deploy: DeployParams) -> Judgement:
     """A failed gate for each model to release on each target that nobody measured."""
     return Judgement(
         verdicts=[
@@ -83,13 +83,14 @@ def blocked(missing: dict[str, str], released: list[str]) -> Judgement:
                 name="measured",
                 model=model,
                 target=target,
+                engine=f"{deploy.specs[target].backend} {deploy.specs[target].precision}",
                 value=None,
                 limit=None,
                 status="fail",
                 detail=reason,
             )
             for target, reason in missing.items()
-            for model in released
+            for model in deploy.release
         ],
         notes=[],
     )

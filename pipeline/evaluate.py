@@ -8,7 +8,7 @@ from deploy.maps import load_maps
 from deploy.sessions import open_session
 from pipeline import paths
 from pipeline.cli import arguments, run
-from pipeline.scoring import GALLERY, PREDICTIONS, save, score
+from pipeline.scoring import GALLERY, LOGITS, PREDICTIONS, logit_error, save, score
 
 PICTURES = 4
 """Class maps kept for the report's gallery."""
@@ -31,9 +31,13 @@ def main(given: list[str]) -> None:
             gallery=PICTURES,
             engine=sha256(bundle / MANIFEST),
         )
-    save(paths.evaluation(target, model), evaluation, GALLERY)
-    result = evaluation.score
-    print(f"{model} on {target}: mIoU {100 * result.miou:.2f}, agreement with PyTorch {result.agreement:.5f}")
+        error = logit_error(session, load_maps(paths.reference(model) / LOGITS))
+    result = evaluation.score.model_copy(update={"max_relative_error": error})
+    save(paths.evaluation(target, model), evaluation._replace(score=result), GALLERY)
+    print(
+        f"{model} on {target}: mIoU {100 * result.miou:.2f}, agreement with PyTorch {result.agreement:.5f}, "
+        f"largest relative error of a logit {error:.1e}"
+    )
 
 
 if __name__ == "__main__":

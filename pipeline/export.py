@@ -42,7 +42,8 @@ def main(given: list[str]) -> None:
         UserError: the weights are damaged or know other classes, or the graph differs from PyTorch.
     """
     (model,) = arguments(given, "MODEL")
-    settings = load().deploy.export
+    params = load()
+    settings, limits = params.deploy.export, params.gates
     manifest = Manifest.load(paths.PREPARED)
     network, card = load_trained(paths.trained(model))
     if card.classes != manifest.info.classes:
@@ -56,9 +57,10 @@ def main(given: list[str]) -> None:
     require(
         parity,
         model=model,
-        min_agreement=settings.min_agreement,
-        max_relative_error=settings.max_relative_error,
-        explain=lambda case: _explanation(exported, images, case, settings.max_relative_error),
+        min_agreement=limits.export_min_agreement,
+        max_relative_error=limits.export_max_relative_error,
+        names=("gates.export_min_agreement", "gates.export_max_relative_error"),
+        explain=lambda case: _explanation(exported, images, case, limits.export_max_relative_error),
     )
     with atomic_folder(paths.exported(model)) as folder:
         for name, content in exported.files.items():
@@ -120,9 +122,11 @@ def _parity(exported: Exported, images: Sequence[Pixels]) -> Parity:
         return suite(reference, engine, images)
 
 
-def _explanation(exported: Exported, images: Sequence[Pixels], case: Case | None, limit: float) -> str | None:
+def _explanation(
+    exported: Exported, images: Sequence[Pixels], case: Case | None, limit: float | None
+) -> str | None:
     """The tensor at which graph and program part, or that none does when all are looked at."""
-    if case is None:
+    if case is None or limit is None:
         return None
     found = against_program(
         load_program(exported.files[PROGRAM]),

@@ -26,9 +26,10 @@ def main(given: list[str]) -> None:
     """
     arguments(given)
     judgement = read_typed(Judgement, paths.GATES)
+    _tell(judgement)
     failed = judgement.failed()
     if failed:
-        lines = [f"  {gate.name} of {gate.model} on {gate.target}: {gate.detail}" for gate in failed]
+        lines = [f"  {gate.sentence()}" for gate in failed]
         raise UserError(
             f"{len(failed)} of {len(judgement.verdicts)} gates failed:\n"
             + "\n".join(lines)
@@ -36,17 +37,16 @@ def main(given: list[str]) -> None:
             f"under gates, the whole picture in {paths.REPORT}"
         )
     write_json(paths.VERDICT, Verdict(passed=True, gates=judgement).model_dump(mode="json"))
-    _tell(judgement)
 
 
 def _tell(judgement: Judgement) -> None:
+    """Counts, what could not be judged, and the notes: whether or not a gate failed."""
     states = [gate.status for gate in judgement.verdicts]
-    print(
-        ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "nothing to judge"
-    )
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    print(", ".join(counts) or "nothing to judge", flush=True)
     for gate in judgement.verdicts:
         if gate.status == "not judged":
-            print(f"not judged: {gate.name} of {gate.model} on {gate.target}: {gate.detail}")
+            print(f"not judged: {gate.sentence()}")
     for note in judgement.notes:
         print(f"note: {note.model} on {note.target}: {note.detail}")
 

@@ -19,7 +19,7 @@ from pipeline.cli import arguments, run
 from pipeline.params import Params, load, named
 from pipeline.quantize import calibration_images, type_graphs
 from pipeline.results import TEACHER, controls, networks, read_typed
-from pipeline.scoring import PREDICTIONS, SCORE, SPLIT
+from pipeline.scoring import LOGITS, PREDICTIONS, SCORE, SPLIT
 
 
 def devices(params: Params) -> dict[str, list[str]]:
@@ -74,6 +74,7 @@ def _plan(params: Params, device: str, targets: list[str], temporary: Path) -> P
         reference="PyTorch",
         references={model: read_typed(Score, paths.reference(model) / SCORE) for model in deploy.models},
         maps={model: paths.reference(model) / PREDICTIONS for model in deploy.models},
+        logits={model: paths.reference(model) / LOGITS for model in deploy.models},
         released=deploy.release,
         controls={model: leading[model] for model in deploy.models if model in leading},
         split=SPLIT,

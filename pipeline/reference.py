@@ -1,4 +1,4 @@
-"""Stage reference: PyTorch's class maps and score on the test split, which every engine is held against."""
+"""Stage reference: PyTorch's score, class maps and a few logits on the test split, to hold engines to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deploy.sessions import open_reference
 from pipeline import paths
 from pipeline.cli import arguments, run
 from pipeline.params import load
-from pipeline.scoring import PREDICTIONS, save, score
+from pipeline.scoring import PREDICTIONS, reference_logits, save, score
 
 
 def main(given: list[str]) -> None:
@@ -22,7 +22,8 @@ def main(given: list[str]) -> None:
     threads = len(os.sched_getaffinity(0)) if wanted == "auto" else wanted
     with open_reference(paths.exported(model), threads=threads) as session:
         evaluation = score(session, f"{model} in PyTorch", reference=None, gallery=None, engine=None)
-    save(paths.reference(model), evaluation, PREDICTIONS)
+        logits = reference_logits(session)
+    save(paths.reference(model), evaluation, PREDICTIONS, logits=logits)
     print(f"{model} in PyTorch: mIoU {100 * evaluation.score.miou:.2f} on {evaluation.score.images} images")
 
 

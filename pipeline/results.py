@@ -128,7 +128,8 @@ class Results:
     def measurement(self, model: str, target: str) -> Measurement:
         """What the gates look at."""
         engine, score = self.engines[model, target], self.scores[model, target]
-        return figures(engine, score, self.benchmarks[target], self.references[model])
+        device = self.params.deploy.specs[target].where
+        return figures(engine, score, self.benchmarks[target], self.references[model], device=device)
 
     def judgement(self) -> Judgement:
         """Every gate of every model to release, on every target that ships; one not measured fails."""
@@ -141,7 +142,7 @@ class Results:
             teacher=TEACHER,
             controls=self.controls(),
         )
-        blocked = elsewhere.blocked(self.missing, deploy.release)
+        blocked = elsewhere.blocked(self.missing, deploy)
         return Judgement(verdicts=judgement.verdicts + blocked.verdicts, notes=judgement.notes)
 
     def targets(self) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
@@ -11,6 +14,7 @@ from afdcd.files import atomic_folder, write_json
 from deploy.bundle import Contract
 from deploy.evaluate import Evaluation, Sample, evaluate
 from deploy.maps import Maps, save_maps
+from deploy.probes import probe, relative_error
 from deploy.progress import track
 from deploy.sessions import Session
 from pipeline import paths
@@ -19,6 +23,8 @@ SPLIT = "test"
 SCORE = "score.json"
 PREDICTIONS = "predictions.npz"
 GALLERY = "gallery.npz"
+LOGITS = "logits.npz"
+"""PyTorch's logits of the first test images on a grid (`deploy.probes`)."""
 
 
 def samples(manifest: Manifest) -> Iterator[Sample]:
@@ -58,6 +64,23 @@ def score(
     )
 
 
+def reference_logits(session: Session) -> dict[str, npt.NDArray[np.float32]]:
+    """Logits of the first test images on a grid, for engines to be held against."""
+    geometry = session.contract.geometry
+    return probe(session, samples(Manifest.load(paths.PREPARED)), size=geometry.size, mode=geometry.fit)
+
+
+def logit_error(session: Session, wanted: Mapping[str, npt.NDArray[np.float32]]) -> float:
+    """Largest error of a logit of an engine against PyTorch's, over the largest of these.
+
+    Raises:
+        UserError: PyTorch's are of other images or classes, or a logit is not finite.
+    """
+    geometry = session.contract.geometry
+    found = samples(Manifest.load(paths.PREPARED))
+    return relative_error(session, found, wanted, size=geometry.size, mode=geometry.fit)
+
+
 def require_classes(manifest: Manifest, contract: Contract, what: str) -> None:
     """Refuse an engine of other classes than the data's.
 
@@ -71,8 +94,16 @@ def require_classes(manifest: Manifest, contract: Contract, what: str) -> None:
         )
 
 
-def save(folder: Path, evaluation: Evaluation, maps_name: str) -> None:
-    """Write score.json and the class maps in one step."""
+def save(
+    folder: Path,
+    evaluation: Evaluation,
+    maps_name: str,
+    *,
+    logits: Mapping[str, npt.NDArray[np.float32]] | None = None,
+) -> None:
+    """Write score.json and the class maps in one step; the reference's `logits` beside them."""
     with atomic_folder(folder) as temporary:
+        if logits is not None:
+            save_maps(temporary / LOGITS, logits)
         write_json(temporary / SCORE, evaluation.score.model_dump(mode="json"))
         save_maps(temporary / maps_name, evaluation.maps)

@@ -34,7 +34,7 @@ from deploy.sessions import open_session
 from pipeline import benchmark, evaluate, paths
 from pipeline.params import load
 from pipeline.results import collect
-from pipeline.scoring import PREDICTIONS, save, score
+from pipeline.scoring import PREDICTIONS, reference_logits, save, score
 
 CLASSES = ["road", "sky", "car"]
 SIZE = (8, 16)
@@ -186,7 +186,8 @@ def write_references() -> None:
     for model in MODELS:
         with open_session(paths.engine(TARGET, model), threads=1) as session:
             found = score(session, model, reference=None, gallery=None, engine=None)
-        save(paths.reference(model), found, PREDICTIONS)
+            logits = reference_logits(session)
+        save(paths.reference(model), found, PREDICTIONS, logits=logits)
 
 
 def complete() -> None:

@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> None:
         model=wanted.name,
         min_agreement=options.min_agreement,
         max_relative_error=options.max_error,
+        names=("--min-agreement", "--max-error"),
     )
     with atomic_folder(options.exported) as folder:
         for name, content in exported.files.items():

@@ -20,6 +20,7 @@ from deploy.evaluate import Score, evaluate
 from deploy.kit import Kit, Labelled, Plan, write_kit
 from deploy.maps import save_maps
 from deploy.pairs import Pair, pair, read
+from deploy.probes import probe
 from deploy.progress import track
 from deploy.sessions import open_session
 
@@ -29,8 +30,12 @@ TIMED = 8
 OPEN = GatesConfig(
     min_retention=None,
     min_gain_over_alone=None,
-    max_drop=dict.fromkeys(("fp32", "fp16", "bf16", "int8")),
-    max_class_drop=dict.fromkeys(("fp32", "fp16", "bf16", "int8")),
+    export_min_agreement=None,
+    export_max_relative_error=None,
+    min_agreement={},
+    max_relative_error={},
+    max_drop={},
+    max_class_drop={},
     min_speedup_over_teacher=None,
     max_size_mb=None,
     max_p50_ms={},
@@ -91,10 +96,11 @@ def _plan(
         )
     scores: dict[str, Score] = {}
     maps: dict[str, Path] = {}
-    for model in models:
+    logits: dict[str, Path] = {}
+    for index, model in enumerate(models):
         path = next(path for path, manifest in manifests.items() if manifest.model == model)
-        maps[model] = temporary / f"{len(maps)}.npz"
-        scores[model] = _reference(path, manifests[path], pairs, maps[model])
+        maps[model], logits[model] = (temporary / f"{index}_{kind}.npz" for kind in ("maps", "logits"))
+        scores[model] = _reference(path, manifests[path], pairs, maps[model], logits[model])
     return Plan(
         device=options.device,
         targets=targets,
@@ -104,6 +110,7 @@ def _plan(
         reference="the first bundle of each model, on the machine that wrote the kit",
         references=scores,
         maps=maps,
+        logits=logits,
         released=models,
         controls={},
         split="test",
@@ -130,7 +137,7 @@ def _typed(bundle: Path, manifest: Manifest, folder: Path) -> Path:
     return folder
 
 
-def _reference(bundle: Path, manifest: Manifest, pairs: list[Pair], maps: Path) -> Score:
+def _reference(bundle: Path, manifest: Manifest, pairs: list[Pair], maps: Path, logits: Path) -> Score:
     contract = manifest.contract
     with open_session(bundle, threads=manifest.threads) as session:
         found = evaluate(
@@ -143,7 +150,10 @@ def _reference(bundle: Path, manifest: Manifest, pairs: list[Pair], maps: Path) 
             gallery=len(pairs),
             engine=sha256(bundle / MANIFEST),
         )
+        geometry = contract.geometry
+        probes = probe(session, read(pairs), size=geometry.size, mode=geometry.fit)
     save_maps(maps, found.maps)
+    save_maps(logits, probes)
     return found.score
 
 

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
             print(f"{target} was not measured: {outcome.reason}")
     judgement = judged(read_kit(options.kit), found)
     for verdict in judgement.failed():
-        print(f"gate failed: {verdict.name} of {verdict.model} on {verdict.target}: {verdict.detail}")
+        print(f"gate failed: {verdict.sentence()}")
     for note in judgement.notes:
         print(f"note: {note.model} on {note.target}: {note.detail}")
     print(f"take {options.out}/{found.device}.json and {options.out}/{found.device}/ back to the project")

@@ -21,7 +21,8 @@ SMALL = (
     *("gates.min_retention=null", "gates.min_speedup_over_teacher=null", "runtime.threads=1"),
     *("deploy.benchmark.iterations=3", "deploy.benchmark.rounds=2", "train.schedule.batch_size=2"),
     # Six iterations leave many of 150 classes equal but for rounding.
-    *("teacher.schedule.batch_size=2", "deploy.export.min_agreement=0.99"),
+    *("teacher.schedule.batch_size=2", "gates.export_min_agreement=0.99"),
+    "gates.min_agreement.fp32=0.99",
 )
 
 

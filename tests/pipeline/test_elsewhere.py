@@ -26,7 +26,7 @@ from deploy.measurement import DeviceMeasurement, Outcome, read_measurement
 from pipeline import checks, elsewhere, gate, paths, release, report
 from pipeline.params import load
 from pipeline.results import TEACHER, collect, read_typed
-from pipeline.scoring import PREDICTIONS, SCORE
+from pipeline.scoring import LOGITS, PREDICTIONS, SCORE
 
 AWAY, DEVICE = "board_fp32", "board"
 SPEC = TargetConfig(backend="onnxruntime", precision="fp32", where=DEVICE, threads=1)
@@ -86,6 +86,7 @@ def write_the_kit() -> None:
         reference="PyTorch",
         references={model: read_typed(Score, paths.reference(model) / SCORE) for model in MODELS},
         maps={model: paths.reference(model) / PREDICTIONS for model in MODELS},
+        logits={model: paths.reference(model) / LOGITS for model in MODELS},
         released=[RELEASED],
         controls={},
         split="test",
@@ -144,7 +145,8 @@ def test_unmeasured_it_is_reported_and_blocks_the_release(
     page = paths.REPORT.read_text(encoding="utf-8")
     assert f"{MEASUREMENT} is not there" in page and "python -m deploy measure board" in page
     with pytest.raises(
-        UserError, match=r"1 of \d+ gates failed:\n  measured of .* on board_fp32: .*not there"
+        UserError,
+        match=r"1 of \d+ gates failed:\n  measured of .* on board_fp32 \(onnxruntime fp32\): .*not there",
     ):
         gate.main([])
     assert not paths.VERDICT.exists()

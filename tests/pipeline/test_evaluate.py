@@ -10,7 +10,7 @@ from PIL import Image
 from afdcd.errors import UserError
 from afdcd.files import read_json, sha256
 from deploy.evaluate import Evaluation, Score
-from deploy.maps import load_maps
+from deploy.maps import load_maps, save_maps
 from pipeline import evaluate, paths
 from pipeline.scoring import save
 
@@ -28,6 +28,7 @@ def test_scores_the_test_split_on_the_engine(here: Path, capsys: pytest.CaptureF
     evaluate.main([TARGET, "narrow_r18_kd_0"])
     teacher = read_json(paths.evaluation(TARGET, "teacher") / "score.json")
     assert teacher["miou"] == 1.0 and teacher["agreement"] == 1.0 and teacher["images"] == 5
+    assert teacher["max_relative_error"] == 0.0
     student = read_json(paths.evaluation(TARGET, "narrow_r18_kd_0") / "score.json")
     labels = [np.asarray(Image.open(path)) for path in sorted(Path("data/prepared/mask").glob("test_*"))]
     skies, cars = (sum(int((mask == index).sum()) for mask in labels) for index in (1, 2))
@@ -64,6 +65,20 @@ def test_an_engine_of_other_classes_is_refused(here: Path) -> None:
     path = paths.PREPARED / "dataset.json"
     path.write_text(path.read_text().replace('"car"', '"bus"'))
     with pytest.raises(UserError, match="knows the classes road, sky, car; .* has road, sky, bus"):
+        evaluate.main([TARGET, "teacher"])
+
+
+def test_logits_are_held_against_pytorchs(here: Path) -> None:
+    path = paths.reference("teacher") / "logits.npz"
+    wanted = load_maps(path)
+    assert list(wanted) == [f"test_{index}" for index in range(4)]
+    largest = max(float(np.abs(logits).max()) for logits in wanted.values())
+    save_maps(path, {**wanted, "test_1": wanted["test_1"] - largest / 100})
+    evaluate.main([TARGET, "teacher"])
+    found = read_json(paths.evaluation(TARGET, "teacher") / "score.json")["max_relative_error"]
+    assert found == pytest.approx(0.01 / 1.01, rel=1e-3)
+    path.unlink()
+    with pytest.raises(UserError, match=r"logits.npz is missing; run dvc repro"):
         evaluate.main([TARGET, "teacher"])
 
 

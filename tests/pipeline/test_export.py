@@ -28,6 +28,7 @@ from deploy import graph
 from deploy.bundle import CLASS_MAP, LOGITS, Contract, read_contract, read_manifest, verify
 from deploy.export import Exported
 from deploy.hardware import describe
+from deploy.parity import Parity
 from deploy.sessions import open_backend, open_reference, open_session
 from pipeline import build, export, paths, quantize
 
@@ -108,6 +109,18 @@ def change(here: Path) -> Callable[[str, dict[str, Any]], None]:
     def apply(group: str, values: dict[str, Any]) -> None:
         params = yaml.safe_load(Path("params.yaml").read_text())
         params["deploy"][group] |= values
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+
+    return apply
+
+
+@pytest.fixture
+def limit(here: Path) -> Callable[[str, float | None], None]:
+    """Sets a gate."""
+
+    def apply(name: str, value: float | None) -> None:
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        params["gates"][name] = value
         Path("params.yaml").write_text(yaml.safe_dump(params))
 
     return apply
@@ -231,13 +244,31 @@ def test_truncated_weights_are_refused_as_one_sentence(here: Path) -> None:
 
 
 def test_parity_below_the_limit_is_refused_and_keeps_the_last_export(
-    here: Path, change: Callable[[str, dict[str, Any]], None]
+    here: Path, limit: Callable[[str, float | None], None]
 ) -> None:
-    change("export", {"max_relative_error": 1e-12})
     before = read_contract(paths.exported(NAME))
-    with pytest.raises(UserError, match=r"largest relative error .* \(at most 1.0e-12\)"):
+    with pytest.raises(
+        UserError,
+        match=r"gates.export_max_relative_error is missed by largest relative error .* \(at most 1.0e-12\); "
+        r".*accept it by gates.export_max_relative_error$",
+    ):
+        limit("export_max_relative_error", 1e-12)
         export.main([NAME])
     assert read_contract(paths.exported(NAME)) == before
+    limit("export_max_relative_error", None)
+    export.main([NAME])
+
+
+def test_agreement_below_the_limit_is_refused(
+    here: Path, limit: Callable[[str, float | None], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poor = Parity(images=3, agreement=0.9998, max_relative_error=1e-6, sqnr_db=100.0)
+    monkeypatch.setattr(export, "suite", lambda *given: poor)
+    said = r"gates.export_min_agreement is missed by agreement 0.999800 \(at least 0.9999\)"
+    with pytest.raises(UserError, match=said):
+        export.main([NAME])
+    limit("export_min_agreement", 0.9998)
+    export.main([NAME])
 
 
 @pytest.mark.slow

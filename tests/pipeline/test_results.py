@@ -43,6 +43,10 @@ def test_gates_and_metrics_come_from_the_same_figures(finished: Path) -> None:
     assert {verdict.model for verdict in verdicts.values()} == {RELEASED}
     assert verdicts["min_gain_over_alone"].value == 0.0 and verdicts["max_drop"].value == 0.0
     assert verdicts["min_speedup_over_teacher"].status == "not gated"
+    for name in ("min_agreement", "max_relative_error"):  # the fake reference is the engine itself
+        assert (verdicts[name].status, verdicts[name].engine) == ("pass", "onnxruntime fp32")
+    assert (verdicts["min_agreement"].value, verdicts["max_relative_error"].value) == (1.0, 0.0)
+    assert verdicts["export_min_agreement"].status == "not judged"
     metrics = results.metrics()
     assert metrics["teacher"][TARGET]["miou"] == 100.0 and list(metrics) == MODELS
     assert metrics[RELEASED][TARGET]["size_mb"] == pytest.approx(
