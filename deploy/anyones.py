@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,25 @@ import numpy.typing as npt
 from afdcd.errors import UserError
 
 Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream of calls of a model, one after the other.
+
+    Attributes:
+        call: one call from host memory to host memory.
+        compute_ms: the milliseconds of one run of the engine alone; None where it cannot be timed alone.
+    """
+
+    call: Call
+    compute_ms: Callable[[], float | None]
+
+    def __call__(self) -> object:
+        """The call from end to end."""
+        return self.call()
+
+
 Array = npt.NDArray[Any]
 
 ENGINES = (
@@ -105,7 +126,7 @@ def open_file(
     wishes: Sequence[Wish] = (),
     streams: int = 1,
     feeder: Feeder = random_feed,
-) -> list[Call]:
+) -> list[Stream]:
     """`streams` calls of a file that may run at the same time, each on `threads` threads.
 
     A call gives the outputs as its engine does, in the graph's order (`outputs_of`).
@@ -128,7 +149,7 @@ def outputs_of(result: Any) -> list[Array]:
 
 def _onnxruntime(
     path: Path, engine: str, threads: int, wishes: Sequence[Wish], streams: int, feeder: Feeder
-) -> list[Call]:
+) -> list[Stream]:
     from deploy.sessions import onnxruntime as ours
 
     provider = {"onnxruntime_cuda": ours.CUDA, "onnxruntime_tensorrt": ours.TENSORRT}.get(engine, ours.CPU)
@@ -153,7 +174,12 @@ def _onnxruntime(
         except Exception as error:  # onnxruntime's exceptions share no base below this
             raise UserError(f"onnxruntime cannot run {path}: {str(error).splitlines()[0]}") from error
 
-    return [call] * streams  # its sessions take calls from several threads
+    @cache
+    def placed() -> ours.Placed:
+        return ours.Placed(session, feed, provider)
+
+    # Its sessions take calls from several threads.
+    return [Stream(call, lambda: placed().run_ms())] * streams
 
 
 def _unknown_operator(path: Path, reason: str) -> UserError | None:
@@ -174,11 +200,11 @@ def _unknown_operator(path: Path, reason: str) -> UserError | None:
 
 def _openvino(
     path: Path, engine: str, threads: int, wishes: Sequence[Wish], streams: int, feeder: Feeder
-) -> list[Call]:
+) -> list[Stream]:
     import openvino as ov
 
     from deploy.openvino_core import core
-    from deploy.sessions.openvino import compile_graph
+    from deploy.sessions.openvino import compile_graph, run_ms
 
     try:
         model = core().read_model(str(path))
@@ -204,7 +230,12 @@ def _openvino(
         for _ in range(streams)
     ]
 
-    def call_of(request: Any) -> Call:
-        return lambda: request.infer(feed, share_inputs=True, share_outputs=False)
+    def stream_of(request: Any) -> Stream:
+        def compute_ms() -> float:
+            for name, value in feed.items():
+                request.set_tensor(name, ov.Tensor(value))
+            return run_ms(request)
 
-    return [call_of(request) for request in made]
+        return Stream(lambda: request.infer(feed, share_inputs=True, share_outputs=False), compute_ms)
+
+    return [stream_of(request) for request in made]

@@ -15,13 +15,16 @@ import numpy as np
 
 from afdcd.errors import UserError
 from deploy import hardware
-from deploy.benchmark_worker import Images, Memory, Subject
+from deploy.benchmark_worker import Compute, Images, Memory, Subject
 from deploy.config import BenchmarkConfig, Config
 from deploy.latency import Latency, Steadiness, medians, paired_ratio, steadiness, summarise
 from deploy.scenarios import Load, Scenario
 
 REWARM = 3
 """Untimed calls before each round at most: while the others ran, the caches went cold."""
+
+RUNS = 4
+"""A run of the engine alone is timed for every so many calls from end to end: it varies less."""
 
 ENTRY = "from deploy.benchmark_worker import main; main()"
 """Not `-m`: the module would be there twice, and what it sends could not be unpickled here."""
@@ -34,6 +37,8 @@ class Result(Config):
         engine: SHA-256 of the bundle's manifest, so that a release ships what was measured.
         threads: CPU threads of the engine.
         latency_ms: wall clock of a call, end to end: image in host memory to class map in host memory.
+        compute_ms: the engine's own run on inputs that lie where it reads them, nothing copied in or out
+            (`deploy.sessions.Session.compute_ms`); null where an engine cannot be timed alone.
         cpu_ms: CPU time of all threads of the process in a call; steadier than the wall under load.
         rounds_p50_ms: median wall clock of each round.
         rounds_cpu_p50_ms: the same of CPU time.
@@ -57,6 +62,7 @@ class Result(Config):
     steadiness: Steadiness
     speedup: float | None
     rounds_speedup: list[float] | None
+    compute_ms: Latency | None = None
 
 
 class Report(Config):
@@ -130,6 +136,12 @@ class Worker:
         times: list[tuple[int, int]] = self._receive()
         return times
 
+    def compute(self, runs: int) -> list[float] | None:
+        """Milliseconds of each of `runs` runs of the engine alone; None where it cannot be timed alone."""
+        self._send(Compute(runs))
+        times: list[float] | None = self._receive()
+        return times
+
     def load(self, scenario: Scenario) -> Load:
         """Put a load of several streams on the model."""
         self._send(scenario)
@@ -170,18 +182,25 @@ def worker_of(subject: Subject, batches: Sequence[Images]) -> Iterator[Worker]:
 Times = dict[str, list[list[tuple[int, int]]]]
 """Subject -> round -> call -> (wall, CPU) nanoseconds."""
 
+Runs = dict[str, list[float]]
+"""Subject -> milliseconds of each run of the engine alone; none of an engine that cannot be timed alone."""
 
-def _interleave(workers: Sequence[Worker], settings: BenchmarkConfig, tick: Callable[[], None]) -> Times:
+
+def _interleave(
+    workers: Sequence[Worker], settings: BenchmarkConfig, tick: Callable[[], None]
+) -> tuple[Times, Runs]:
     """Run the rounds; every second one in reverse order, so that a drift of the machine favours nobody."""
     for worker in workers:
         worker.time(settings.warmup)
     times: Times = {worker.subject.name: [] for worker in workers}
+    runs: Runs = {worker.subject.name: [] for worker in workers}
     for index in range(settings.rounds):
         for worker in workers if index % 2 == 0 else reversed(workers):
             worker.time(min(REWARM, settings.warmup))
             times[worker.subject.name].append(worker.time(settings.iterations))
+            runs[worker.subject.name] += worker.compute(-(-settings.iterations // RUNS)) or []
             tick()
-    return times
+    return times, runs
 
 
 def summary(
@@ -193,8 +212,9 @@ def summary(
     threads: int = 1,
     load_ms: float = 0.0,
     memory: Memory = Memory(None, None),  # noqa: B008 - an immutable pair
+    runs: Sequence[float] = (),
 ) -> Result:
-    """The figures of one model from its calls, (wall, CPU) nanoseconds by round."""
+    """The figures of one model: its calls, (wall, CPU) nanoseconds by round, and its engine's runs in ms."""
     wall = [[call[0] for call in calls] for calls in rounds]
     cpu = [[call[1] for call in calls] for calls in rounds]
     p50 = medians(wall)
@@ -216,6 +236,7 @@ def summary(
         rounds_speedup=None
         if base is None
         else [round(b / own, 4) for b, own in zip(base, p50, strict=True)],
+        compute_ms=summarise([round(1e6 * run) for run in runs]) if runs else None,
     )
 
 
@@ -248,7 +269,7 @@ def measure(
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         workers = [stack.enter_context(worker_of(subject, batches)) for subject in subjects]
-        times = _interleave(workers, settings, tick)
+        times, runs = _interleave(workers, settings, tick)
         memory = {worker.subject.name: worker.finish() for worker in workers}
     results = {
         worker.subject.name: summary(
@@ -259,6 +280,7 @@ def measure(
             threads=worker.subject.threads,
             load_ms=worker.load_ms,
             memory=memory[worker.subject.name],
+            runs=runs[worker.subject.name],
         )
         for worker in workers
     }

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from afdcd.errors import UserError
-from deploy.anyones import Call, Wish, open_file
+from deploy.anyones import Stream, Wish, open_file
 from deploy.scenarios import Scenario, run
 from deploy.sessions import open_session
 
@@ -34,6 +34,12 @@ class Subject(NamedTuple):
     threads: int
     engine: str = "onnxruntime"
     shapes: tuple[Wish, ...] = ()
+
+
+class Compute(NamedTuple):
+    """What is asked for: so many runs of the engine alone."""
+
+    runs: int
 
 
 class Memory(NamedTuple):
@@ -56,14 +62,14 @@ def memory_mib(field: str) -> float | None:
     return None if found is None else round(int(found) / 1024, 2)
 
 
-def _open_bundle(subject: Subject, batches: Sequence[Images], stack: ExitStack) -> Callable[[], object]:
-    """A call of a bundle's engine on the batches in turn, each uint8 (B, H, W, 3)."""
+def _open_bundle(subject: Subject, batches: Sequence[Images], stack: ExitStack) -> Stream:
+    """Calls of a bundle's engine on the batches in turn, each uint8 (B, H, W, 3)."""
     session = stack.enter_context(open_session(subject.path, threads=subject.threads))
     turns = itertools.cycle(batches)
-    return lambda: session.infer(next(turns))
+    return Stream(lambda: session.infer(next(turns)), lambda: session.compute_ms(next(turns)))
 
 
-def _open(subject: Subject, batches: Sequence[Images], stack: ExitStack, *, streams: int) -> list[Call]:
+def _open(subject: Subject, batches: Sequence[Images], stack: ExitStack, *, streams: int) -> list[Stream]:
     """Calls that may run at the same time: each stream of a bundle has a session of its own."""
     if subject.path.is_dir():
         return [_open_bundle(subject, batches, stack) for _ in range(streams)]
@@ -82,8 +88,15 @@ def time_calls(call: Callable[[], object], count: int) -> list[tuple[int, int]]:
     return times
 
 
+def time_runs(stream: Stream, count: int) -> list[float] | None:
+    """Milliseconds of each of `count` runs of the engine alone, after one that is not counted."""
+    if stream.compute_ms() is None:
+        return None
+    return [took for _ in range(count) if (took := stream.compute_ms()) is not None]
+
+
 def work(connection: Connection) -> None:
-    """Open the engine that is asked for, then do as told: time so many calls, or bear a load; 0 ends it."""
+    """Open the engine that is asked for, then do as told: time calls or runs, or bear a load; 0 ends it."""
     subject, batches = connection.recv()
     before = memory_mib("VmRSS")
     try:
@@ -97,6 +110,8 @@ def work(connection: Connection) -> None:
             while asked := connection.recv():
                 if isinstance(asked, Scenario):
                     connection.send(run(_open(subject, batches, stack, streams=asked.streams), asked))
+                elif isinstance(asked, Compute):
+                    connection.send(time_runs(opened, asked.runs))
                 else:
                     connection.send(time_calls(opened, asked))
             connection.send(Memory(before, memory_mib("VmHWM")))

@@ -44,7 +44,7 @@ def latency(report: Report) -> Table:
     table = _table(
         f"milliseconds a call of batch {settings.batch_size}, {report.inputs}; "
         f"load {report.load_average_before:.1f} before, {report.load_average_after:.1f} after",
-        ["model", "p50", "p90", "p99", "CPU p50", "images/s", "ratio", "MiB", "steady"],
+        ["model", "p50", "p90", "p99", "compute p50", "CPU p50", "images/s", "ratio", "MiB", "steady"],
     )
     for name, result in report.models.items():
         times = result.latency_ms
@@ -53,6 +53,7 @@ def latency(report: Report) -> Table:
             _number(times.p50),
             _number(times.p90),
             _number(times.p99),
+            _number(None if result.compute_ms is None else result.compute_ms.p50),
             _number(result.cpu_ms.p50),
             _number(result.throughput, 1),
             _number(result.speedup, 2),

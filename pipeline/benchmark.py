@@ -39,7 +39,8 @@ def _tell(report: Report) -> None:
     for model, result in report.models.items():
         speed = "" if result.speedup is None else f", {result.speedup:.2f}x the teacher"
         state = "" if result.steadiness.stable else f" (unstable: {result.steadiness.reason})"
-        print(f"{model} on {report.target}: p50 {result.latency_ms.p50:.3f} ms{speed}{state}")
+        alone = "" if result.compute_ms is None else f" ({result.compute_ms.p50:.3f} ms in the engine)"
+        print(f"{model} on {report.target}: p50 {result.latency_ms.p50:.3f} ms{alone}{speed}{state}")
 
 
 def main(given: list[str]) -> None:

@@ -23,7 +23,6 @@ from deploy.macs import Macs
 from deploy.macs import count as count_macs
 from deploy.progress import bar
 from deploy.scenarios import QUERIES, Load, Scenario, search
-from deploy.sessions.capability import GPU_BACKENDS
 
 COUNTS = {
     "batch-size": (1, "images a call of a bundle; an ONNX file's is in its shape"),
@@ -84,8 +83,7 @@ def run(options: argparse.Namespace) -> None:
     best = peak.measure(subjects[0].threads) if options.peak else None
     record = report.model_dump(mode="json")
     record["trtexec"] = {
-        one.name: trtexec.fields(report.models[one.name], gpu=_backend(one) in GPU_BACKENDS)
-        for one in subjects
+        one.name: trtexec.fields(report.models[one.name], backend=_backend(one)) for one in subjects
     }
     record["complexity"] = {
         name: found.model_dump(exclude={"nodes"}) if isinstance(found, Macs) else {"reason": found}

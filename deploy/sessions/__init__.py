@@ -58,6 +58,17 @@ class Session(Protocol):
         """
         ...
 
+    def compute_ms(self, images: npt.NDArray[Any]) -> float | None:
+        """Milliseconds of one run of the class map's engine alone, None where it cannot be timed alone.
+
+        The images lie where the engine reads them before its clock starts, and nothing is copied out. An
+        engine that is new to their shape runs once before.
+
+        Raises:
+            UserError: the images are not what the contract says.
+        """
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

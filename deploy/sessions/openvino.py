@@ -8,6 +8,7 @@ free batch a narrow network took a quarter more time.
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,6 +60,13 @@ def compile_graph(runtime: ov.Core, model: ov.Model, name: str, *, threads: int,
     return compiled
 
 
+def run_ms(request: Any) -> float:
+    """Milliseconds of an inference on the tensors that a request holds; nothing is copied out."""
+    start = time.perf_counter_ns()
+    request.infer(share_outputs=True)
+    return (time.perf_counter_ns() - start) / 1e6
+
+
 class OpenVinoSession:
     """Runs the class map's graph; reads that of the logits only when they are asked for."""
 
@@ -92,6 +100,16 @@ class OpenVinoSession:
     def logits(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Logits (B, K, H, W) at the input size."""
         return np.asarray(self._run(LOGITS, self._contract.logits, images), dtype=np.float32)
+
+    def compute_ms(self, images: npt.NDArray[Any]) -> float:
+        """Milliseconds of one inference of the class map's graph on images that lie in its tensor."""
+        admitted = self._contract.admit(images)
+        new = (CLASS_MAP, admitted.shape) not in self._compiled
+        request = self._request(CLASS_MAP, admitted.shape)
+        request.set_tensor(self._contract.input.name, ov.Tensor(admitted))
+        if new:
+            run_ms(request)
+        return run_ms(request)
 
     def __enter__(self) -> Self:
         return self

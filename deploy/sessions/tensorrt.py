@@ -67,7 +67,7 @@ class TensorRtSession:
         return np.asarray(self._pool(LOGITS).run(self._contract.admit(images)), dtype=np.float32)
 
     def compute_ms(self, images: npt.NDArray[Any]) -> float:
-        """Milliseconds of the GPU for the class map's engine alone, without copies; after a warm-up call."""
+        """Milliseconds of the GPU for the class map's engine alone, without copies, by events of the GPU."""
         return self._pool(CLASS_MAP).compute_ms(self._contract.admit(images))
 
     def __enter__(self) -> Self:

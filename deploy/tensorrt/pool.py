@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import BoundedSemaphore, Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from deploy.tensorrt.engine import Engine, Lane
 from deploy.tensorrt.memory import DeviceMemory
 from deploy.tensorrt.profiles import Shape
+
+Result = TypeVar("Result")
 
 SHAPES = 4
 """Lanes a thread that are kept: as many sizes can take turns without building anything anew."""
@@ -34,24 +37,15 @@ class Pool:
             UserError: the shape is outside the profile, or the GPU refuses; that lane is not used again.
             RuntimeError: the pool is closed.
         """
-        with self._turn, self._memory.current():
-            lane = self._take(tuple(images.shape))
-            try:
-                result = lane(images)
-            except BaseException:
-                self._drop(lane)
-                raise
-            self._give(lane)
-            return result
+        return self._call(images, Lane.__call__)
 
     def compute_ms(self, images: npt.NDArray[Any]) -> float:
-        """Milliseconds of the GPU for the engine alone."""
-        with self._turn, self._memory.current():
-            lane = self._take(tuple(images.shape))
-            try:
-                return lane.compute_ms(images)
-            finally:
-                self._give(lane)
+        """Milliseconds of the GPU for the engine alone.
+
+        Raises:
+            UserError: as `run`.
+        """
+        return self._call(images, Lane.compute_ms)
 
     def captured(self) -> bool:
         """Whether the lanes that are idle all run as CUDA graphs; False without one."""
@@ -71,6 +65,18 @@ class Pool:
         finally:
             for _ in range(self.threads):
                 self._turn.release()
+
+    def _call(self, images: npt.NDArray[Any], work: Callable[[Lane, npt.NDArray[Any]], Result]) -> Result:
+        """What `work` makes of the images in a lane of their shape."""
+        with self._turn, self._memory.current():
+            lane = self._take(tuple(images.shape))
+            try:
+                result = work(lane, images)
+            except BaseException:
+                self._drop(lane)
+                raise
+            self._give(lane)
+            return result
 
     def _take(self, shape: Shape) -> Lane:
         with self._lock:

@@ -68,7 +68,8 @@ def engines(results: Results, names: Names) -> dict[str, Any]:
     note = (
         f"Batch {settings.batch_size}, end to end from an image in host memory to a class map, "
         f"{settings.rounds} rounds of {settings.iterations} calls, the models in turn; images/s of one "
-        "stream of calls."
+        "stream of calls. Compute: the median of the engine's own run on an image that lies in place, "
+        "nothing copied in or out."
     )
     if not all(timing.steadiness.stable for timing in timings):
         note += " * unsteady: the rounds disagree, and relative latency gates are not judged."
@@ -111,6 +112,7 @@ def _row(results: Results, names: Names, model: str, target: str) -> dict[str, A
         "accuracy": percent(score.pixel_accuracy),
         "agreement": percent(score.agreement, 2),
         "p50": short(timing.latency_ms.p50) + ("" if timing.steadiness.stable else " *"),
+        "compute": short(None if timing.compute_ms is None else timing.compute_ms.p50),
         "p90": short(timing.latency_ms.p90),
         "p99": short(timing.latency_ms.p99),
         "throughput": short(timing.throughput),

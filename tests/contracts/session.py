@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from little_net import CLASSES, SIZE, picture, pictures
 
 from afdcd.errors import UserError
 from afdcd.metrics import agreement
+from deploy.bundle import Contract
 from deploy.sessions import Session, open_session
 
 ENGINE_SUFFIXES = (".onnx", ".pt2", ".xml", ".bin")
@@ -79,9 +82,49 @@ class SessionContract:
     )
     def test_another_shape_is_refused(self, session: Session, shape: tuple[int, ...]) -> None:
         expected = rf"\({self.batch}, {SIZE[0]}, {SIZE[1]}, 3\), got \({', '.join(map(str, shape))}\)"
-        for call in (session.infer, session.logits):
+        for call in (session.infer, session.logits, session.compute_ms):
             with pytest.raises(UserError, match=expected):
                 call(np.zeros(shape, dtype=np.uint8))
+
+    def compute_ms(self, session: Session, images: npt.NDArray[np.uint8]) -> float:
+        """The least of a few runs of the engine alone."""
+        took = [session.compute_ms(images) for _ in range(7)]
+        assert all(isinstance(ms, float) and ms > 0 for ms in took)
+        return min(ms for ms in took if ms is not None)
+
+    def test_compute_time_is_of_the_engines_run(self, session: Session) -> None:
+        images = pictures(range(4))
+        calls = []
+        session.infer(images)
+        for _ in range(7):
+            start = time.perf_counter()
+            session.infer(images)
+            calls.append(1000 * (time.perf_counter() - start))
+        assert 0.1 * min(calls) < self.compute_ms(session, images) < 3 * min(calls)
+
+    def test_compute_time_leaves_out_what_comes_before(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        images, admit = pictures(range(1)), Contract.admit
+
+        def slow(contract: Contract, given: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+            time.sleep(0.2)
+            return admit(contract, given)
+
+        monkeypatch.setattr(Contract, "admit", slow)
+        assert self.compute_ms(session, images) < 200
+
+    def test_timing_an_engine_changes_no_answer(self, session: Session) -> None:
+        first, second = pictures(range(2)), pictures(range(5, 7))
+        wanted = session.infer(first), session.infer(second)
+        kept = first.copy()
+        first.setflags(write=False)
+        for images in (first, second, first[:1], first):
+            session.compute_ms(images)
+        np.testing.assert_array_equal(first, kept)
+        np.testing.assert_array_equal(session.infer(second), wanted[1])
+        np.testing.assert_array_equal(session.infer(first), wanted[0])
+        np.testing.assert_array_equal(session.logits(first), session.logits(kept))
 
     @pytest.mark.parametrize("threads", [1, 2])
     def test_it_runs_on_the_threads_asked_for(self, folder: Path, threads: int) -> None:
@@ -91,7 +134,8 @@ class SessionContract:
     def test_it_cannot_be_used_after_it_was_closed(self, folder: Path) -> None:
         with open_session(folder, threads=1) as session:
             session.infer(pictures(range(1)))
-        for call in (session.infer, session.logits):
+            session.compute_ms(pictures(range(1)))
+        for call in (session.infer, session.logits, session.compute_ms):
             with pytest.raises(RuntimeError, match="closed"):
                 call(pictures(range(1)))
 

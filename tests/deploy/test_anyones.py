@@ -35,6 +35,8 @@ def test_open_sizes_are_asked_for(tmp_path: Path, engine: str) -> None:
     for wish in (Wish("x", (2, 3, 9, 8)), Wish("", (1, 3, 5, 5))):
         calls = open_file(path, engine, threads=1, wishes=[wish], streams=2)
         assert len(calls) == 2 and all(call() is not None for call in calls)
+        assert all((took := call.compute_ms()) is not None and took > 0 for call in [*calls, *calls])
+        assert all(call() is not None for call in calls), "timing alone leaves calls as they were"
     with pytest.raises(UserError, match=r"needs fixed sizes, give --shape x:Nx3xNxN"):
         open_file(path, engine, threads=1)
     with pytest.raises(UserError, match=r"'x' takes \?x3x\?x\?, --shape asks for 1x4x8x8"):
@@ -62,7 +64,7 @@ def test_the_benchmark_of_anyones_file(tmp_path: Path, capsys: pytest.CaptureFix
     given += ["--scenario", "offline", "server", "--out", str(tmp_path / "record.json")]
     main(given)
     printed = capsys.readouterr().out
-    assert "GMACs" in printed and "effective" in printed and "offline" in printed
+    assert "compute p50" in printed and "GMACs" in printed and "effective" in printed and "offline" in printed
     record = json.loads((tmp_path / "record.json").read_text())
     name = f"{path} on onnxruntime"
     assert set(record["models"]) == {name, f"{path} on openvino"} and record["baseline"] == name
@@ -70,6 +72,11 @@ def test_the_benchmark_of_anyones_file(tmp_path: Path, capsys: pytest.CaptureFix
     theirs = record["trtexec"][name]
     assert theirs["Latency"]["percentile(90%)"] > 0 and theirs["Latency"]["percentile(99%)"] is None
     assert theirs["Enqueue Time"] is None and "no queue" in theirs["null because"]
+    for one in record["models"]:
+        alone = record["trtexec"][one]
+        assert 0 < alone["CPU Compute Time"]["median"] == record["models"][one]["compute_ms"]["p50"]
+        assert alone["GPU Compute Time"] is None and alone["Compute Clock"] == "host"
+        assert record["models"][one]["compute_ms"]["samples"] == 16
     kinds = [load["kind"] for load in record["loads"][name]]
     assert kinds == ["offline", "server"] and record["loads"][name][1]["latency_ms"]["p99"] > 0
 

@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from afdcd.errors import UserError
-from deploy import benchmark, benchmark_worker
+from deploy import benchmark, benchmark_worker, trtexec
+from deploy.anyones import Stream
 from deploy.benchmark_worker import Memory, Subject
 from deploy.config import BenchmarkConfig
 
@@ -50,10 +51,56 @@ def test_the_bigger_model_is_slower(tmp_path: Path) -> None:
     assert small.speedup and small.speedup > 2 and big.speedup == 1.0
     assert big.latency_ms.samples == 80 and len(big.rounds_p50_ms) == 4 and len(ticks) == 8
     assert big.latency_ms.min <= big.latency_ms.p50 and big.cpu_ms.p50 > 0
+    assert big.compute_ms and small.compute_ms and big.compute_ms.samples == 20
+    assert big.compute_ms.p50 > 2 * small.compute_ms.p50 > 0
+    assert 0.2 * big.latency_ms.min < big.compute_ms.min < 2 * big.latency_ms.p50
     assert big.throughput == pytest.approx(1000 / big.latency_ms.mean, rel=1e-3)
     assert big.memory_mib is None or big.memory_mib > 1
     assert report.hardware["cpu"]["logical_cores"] and report.input_size is None
     assert benchmark.Report.model_validate_json(report.model_dump_json()) == report
+
+
+class Untimed:
+    """Calls of an engine that cannot be timed alone."""
+
+    def __init__(self, *answers: float | None) -> None:
+        self.answers = list(answers)
+
+    def __call__(self) -> float | None:
+        return self.answers.pop(0)
+
+
+def test_an_engine_that_cannot_be_timed_alone_has_no_compute_time() -> None:
+    nothing = Untimed(None)
+    assert benchmark_worker.time_runs(Stream(lambda: None, nothing), 3) is None and not nothing.answers
+    assert benchmark.summary(calls(10, 10), None, SETTINGS).compute_ms is None
+    warm_up_first = Stream(lambda: None, Untimed(99.0, 1.0, 3.0, 2.0))
+    runs = benchmark_worker.time_runs(warm_up_first, 3)
+    assert runs == [1.0, 3.0, 2.0]
+    found = benchmark.summary(calls(10, 10), None, SETTINGS, runs=runs).compute_ms
+    assert found is not None and (found.samples, found.min, found.p50, found.max) == (3, 1.0, 2.0, 3.0)
+    assert found.p99 is None
+
+
+def test_trtexecs_names_say_where_and_by_which_clock_compute_was_timed() -> None:
+    result = benchmark.summary(calls(10, 10), None, SETTINGS, runs=[4.0, 6.0])
+    cpu, cuda, trt = (
+        trtexec.fields(result, backend=name) for name in ("openvino", "onnxruntime_cuda", "tensorrt")
+    )
+    expected = {
+        "min": 4.0,
+        "max": 6.0,
+        "mean": 5.0,
+        "median": 5.0,
+        **{f"percentile({share}%)": None for share in (90, 95, 99)},
+    }
+    assert cpu["CPU Compute Time"] == cuda["GPU Compute Time"] == trt["GPU Compute Time"] == expected
+    assert cpu["GPU Compute Time"] is cuda["CPU Compute Time"] is trt["CPU Compute Time"] is None
+    assert [one["Compute Clock"] for one in (cpu, cuda, trt)] == ["host", "host", "GPU events"]
+    assert "runs on the CPU" in str(cpu["null because"]) and "nothing between" in str(trt["null because"])
+    blind = trtexec.fields(benchmark.summary(calls(10, 10), None, SETTINGS), backend="tensorrt")
+    assert blind["GPU Compute Time"] is blind["Compute Clock"] is None
+    assert "cannot be timed alone" in str(blind["null because"])
 
 
 def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ def test_measures_all_models_of_the_target_in_one_run(here: Path, capsys: pytest
     assert report.input_size == (8, 16) and report.inputs == "5 batches of validation images"
     for model, result in report.models.items():
         assert result.latency_ms.samples == 15 and result.speedup is not None
+        assert result.compute_ms is not None and result.compute_ms.samples == 6 and result.compute_ms.p50 > 0
         assert result.engine == sha256(paths.engine(TARGET, model) / "manifest.json")
-    assert f"teacher on {TARGET}: p50" in capsys.readouterr().out
+    assert re.search(rf"teacher on {TARGET}: p50 \S+ ms \(\S+ ms in the engine\)", capsys.readouterr().out)
 
 
 def test_batches_go_round_the_validation_images(here: Path) -> None:

@@ -9,11 +9,13 @@ import pytest
 
 from afdcd.errors import UserError
 from afdcd.files import read_json, write_json
+from deploy.benchmark import Report
 from deploy.bundle import MANIFEST, read_manifest, write_model
 from deploy.quantisation import Candidate, Layer, Quantisation
 from pipeline import gate, paths, report
 from pipeline.reporting.figures import Point, frontier
 from pipeline.reporting.words import count, percent, points, short
+from pipeline.results import read_typed
 
 
 def point(model: str, p50: float, miou: float) -> Point:
@@ -79,6 +81,9 @@ def test_the_page_needs_nothing_from_outside_and_shows_the_scores(run_folder: Pa
     assert f"<td>{shown}</td>" in page and "<td>100.00</td>" in page
     for part in ("Gates", "IoU of each class", "What the engines see", "Training", "Some CPU"):
         assert part in page
+    assert "<th>p50 ms</th><th>compute ms</th>" in page and "export max relative error" in page
+    timing = read_typed(Report, paths.benchmark(fake_run.TARGET)).models["teacher"]
+    assert timing.compute_ms is not None and f"<td>{short(timing.compute_ms.p50)}</td>" in page
     for name in ("pareto.svg", "curves.svg", "class_bars.svg", "curves.csv", "pareto.csv", "classes.csv"):
         assert (paths.PLOTS / name).stat().st_size > 0
 

@@ -44,6 +44,10 @@ class TestTensorRt(SessionContract):
     def threads_of(self, session: Session) -> int:
         return cast(TensorRtSession, session)._pool("class_map.onnx").threads
 
+    def test_compute_time_is_of_the_engines_run(self, session: Session) -> None:
+        """By the clock of the imaginary GPU, which knows what lay between its two events."""
+        assert self.compute_ms(session, pictures(range(4))) == 1.5
+
 
 def test_everything_is_given_back(tensorrt: Any, gpu: FakeGpu, bundle: Callable[[str], Path]) -> None:
     with open_session(bundle("trt_fp32"), threads=1) as session:
@@ -170,7 +174,21 @@ def test_work_that_fails_is_told_with_tensorrts_words(
 
 def test_the_gpus_time_leaves_copies_out(tensorrt: Any, bundle: Callable[[str], Path]) -> None:
     with open_session(bundle("trt_fp32"), threads=1) as session:
-        assert cast(TensorRtSession, session).compute_ms(pictures(range(1))) == 1.5
+        assert session.compute_ms(pictures(range(1))) == 1.5
+
+
+def test_a_lane_that_failed_while_timed_is_not_used_again(
+    tensorrt: Any, gpu: FakeGpu, library: str, bundle: Callable[[str], Path]
+) -> None:
+    with open_session(bundle("trt_fp32"), threads=1) as session:
+        session.infer(pictures(range(1)))
+        pool = cast(TensorRtSession, session)._pool("class_map.onnx")
+        assert len(pool._idle) == 1
+        tensorrt.made[-1].failing = True
+        with pytest.raises(UserError, match="an illegal memory access"):
+            session.compute_ms(pictures(range(1)))
+        assert not pool._idle
+    assert not gpu.left()
 
 
 class TestPlans:
