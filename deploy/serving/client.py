@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import ssl
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -114,7 +115,7 @@ class Client:
         headers, body = self._ask(
             "POST",
             f"{_place(model, version)}/infer",
-            header + block.tobytes(),
+            (header, block.data.cast("B")),
             {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))},
         )
         maps = self._class_map(headers.get(HEADER_LENGTH), body)
@@ -131,7 +132,7 @@ class Client:
         from PIL import Image
 
         kind = {"Content-Type": "application/octet-stream"}
-        _, body = self._ask("POST", f"{_place(model, version)}/segment", image, kind)
+        _, body = self._ask("POST", f"{_place(model, version)}/segment", (image,), kind)
         try:
             return np.asarray(Image.open(io.BytesIO(body), formats=["PNG"]), dtype=np.uint8)
         except (OSError, SyntaxError) as error:
@@ -174,13 +175,17 @@ class Client:
         return found
 
     def _ask(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        parts: Sequence[bytes | memoryview] = (),
+        headers: dict[str, str] | None = None,
     ) -> tuple[http.client.HTTPMessage, bytes]:
-        """Headers and body of a good answer."""
+        """Headers and body of a good answer; the parts of the request's body are not joined."""
         fresh = self._connection.sock is None
         for last in (fresh, True):
             try:
-                self._connection.request(method, self._path + path, body, self._headers | (headers or {}))
+                self._send(method, self._path + path, parts, self._headers | (headers or {}))
                 response = self._connection.getresponse()
                 content = response.read()
                 break
@@ -198,6 +203,18 @@ class Client:
         if response.status >= 400:
             raise _refusal(self._url, response, content)
         return response.headers, content
+
+    def _send(
+        self, method: str, address: str, parts: Sequence[bytes | memoryview], headers: dict[str, str]
+    ) -> None:
+        self._connection.putrequest(method, address, skip_accept_encoding=True)
+        for name, value in headers.items():
+            self._connection.putheader(name, value)
+        if parts:
+            self._connection.putheader("Content-Length", str(sum(map(len, parts))))
+        self._connection.endheaders(bytes(parts[0]) if parts else None)
+        for part in parts[1:]:
+            self._connection.send(part)
 
 
 def _place(model: str, version: str) -> str:
