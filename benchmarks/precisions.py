@@ -134,8 +134,8 @@ def main(folder: Path) -> None:
         for candidate in record.candidates:
             mark = "*" if candidate.name == record.chosen else " "
             print(
-                f" {mark} {candidate.name:44}{100 * candidate.miou:7.2f}{100 * candidate.agreement:8.2f}"
-                f"{candidate.sqnr_db or 0:7.1f} dB"
+                f" {mark} {candidate.name:44}{100 * (candidate.miou or 0):7.2f}"
+                f"{100 * candidate.agreement:8.2f}{candidate.sqnr_db or 0:7.1f} dB"
             )
         for layer in record.layers[:3]:
             print(f"   {layer.name}: {layer.sqnr_db} dB, {100 * layer.macs:.2f} % of the MACs")

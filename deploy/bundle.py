@@ -170,6 +170,16 @@ def words(limit: int | Range) -> str:
     return f"{limit.min}..{limit.max or ''}{steps}"
 
 
+def colour(number: int) -> tuple[int, int, int]:
+    """Colours far apart for neighbouring numbers: the bits of a number, spread as PASCAL VOC does."""
+    red = green = blue = 0
+    for place in range(8):
+        red |= (number >> (3 * place) & 1) << 7 - place
+        green |= (number >> (3 * place + 1) & 1) << 7 - place
+        blue |= (number >> (3 * place + 2) & 1) << 7 - place
+    return red, green, blue
+
+
 def _fits(length: int, limit: int | Range) -> bool:
     if isinstance(limit, int):
         return length == limit
@@ -196,6 +206,11 @@ def manifest_sha256(manifest: Manifest) -> str:
 
 
 def _read_model(path: Path, kind: type[Model]) -> Model:
+    if path.parent.is_file():
+        raise UserError(
+            f"{path.parent} is a file, and a folder with {path.name} is needed; `python -m deploy export` "
+            "makes one of a .pt2 or .onnx, `build` an engine bundle of that"
+        )
     try:
         return kind.model_validate(read_json(path))
     except ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from afdcd.config import Normalisation
 from afdcd.errors import UserError
 from afdcd.geometry import fit
 from deploy.anyones import Array, Given, Wish, open_file, outputs_of, random_feed, shape_of
@@ -16,6 +17,7 @@ from deploy.benchmark_worker import Subject
 from deploy.bundle import Pixels, read_manifest
 from deploy.config import Config
 from deploy.parity import KINDS, Meter
+from deploy.pixels import UNIT, prepared
 from deploy.sessions import open_session
 
 
@@ -23,7 +25,7 @@ class Compared(Config):
     """One model against the first.
 
     Attributes:
-        bytes: of the file, or of the bundle's engine.
+        bytes: of the file and those of its weights, or of the bundle's engine.
         agreement: share of pixels with the same class, 0..1, over all inputs; of scores (B, K, H, W) the
             class is the largest of K. None where no output is a class map or such scores.
         max_relative_error: largest difference of a float output over its largest value; None without one.
@@ -42,22 +44,27 @@ class Compared(Config):
 
 
 def compare(
-    subjects: Sequence[Subject], images: Sequence[Pixels], tick: Callable[[], None] = lambda: None
+    subjects: Sequence[Subject],
+    images: Sequence[Pixels],
+    tick: Callable[[], None] = lambda: None,
+    *,
+    normalisation: Normalisation | None = None,
 ) -> dict[str, Compared]:
     """Run all on real images (where given), noise and extremes; the first is the reference.
 
-    `tick` is called after each.
+    `tick` is called after each. `normalisation` is what files with float images expect; None divides by 255.
 
     Raises:
         UserError: a model cannot be opened or run, or gives other outputs than the first, or none to judge.
     """
     kinds = KINDS if images else KINDS[1:]
-    wanted = {kind: _outputs(subjects[0], kind, images) for kind in kinds}
+    pixels = normalisation or UNIT
+    wanted = {kind: _outputs(subjects[0], kind, images, pixels) for kind in kinds}
     found = {}
     for subject in subjects:
         meter, seen = Meter(), [False, False]
         for kind in kinds:
-            given = wanted[kind] if subject is subjects[0] else _outputs(subject, kind, images)
+            given = wanted[kind] if subject is subjects[0] else _outputs(subject, kind, images, pixels)
             for first, second in _pairs(subjects[0], subject, wanted[kind], given):
                 labels, others = _classes(first), _classes(second)
                 if labels is not None and others is not None:
@@ -87,11 +94,13 @@ def compare(
 def _pairs(
     first: Subject, other: Subject, wanted: dict[str, Array], given: dict[str, Array]
 ) -> list[tuple[Array, Array]]:
-    """Outputs that both give, by name; where each gives one alone, the names do not matter."""
-    if len(wanted) == len(given) == 1:
+    """Outputs that both give, by name; where they share no name, the only two of one kind and shape."""
+    pairs = [(wanted[name], given[name]) for name in wanted if name in given]
+    if not pairs:
+        pairs = [(one, two) for one in wanted.values() for two in given.values() if _alike(one, two)]
+        pairs = pairs if len(pairs) == 1 else []
+    if not pairs and len(wanted) == len(given) == 1:
         pairs = list(zip(wanted.values(), given.values(), strict=True))
-    else:
-        pairs = [(wanted[name], given[name]) for name in wanted if name in given]
     if not pairs or any(one.shape != two.shape for one, two in pairs):
         shapes = [
             ", ".join(f"{name} {value.shape}" for name, value in side.items()) for side in (wanted, given)
@@ -103,6 +112,10 @@ def _pairs(
     return pairs
 
 
+def _alike(one: Array, two: Array) -> bool:
+    return one.shape == two.shape and one.dtype.kind == two.dtype.kind
+
+
 def _classes(value: Array) -> npt.NDArray[np.int64] | None:
     """The class map of an output, where it is one or scores of classes."""
     if value.dtype.kind in "iu" and value.ndim >= 3:
@@ -112,7 +125,9 @@ def _classes(value: Array) -> npt.NDArray[np.int64] | None:
     return None
 
 
-def _outputs(subject: Subject, kind: str, images: Sequence[Pixels]) -> dict[str, Array]:
+def _outputs(
+    subject: Subject, kind: str, images: Sequence[Pixels], pixels: Normalisation
+) -> dict[str, Array]:
     if subject.path.is_dir():
         contract = read_manifest(subject.path).contract
         fed = _pixels(kind, contract.input.batch.min, contract.geometry.size, images)
@@ -123,7 +138,7 @@ def _outputs(subject: Subject, kind: str, images: Sequence[Pixels]) -> dict[str,
         subject.engine,
         threads=subject.threads,
         wishes=subject.shapes,
-        feeder=_feeder(kind, images),
+        feeder=_feeder(kind, images, pixels),
     )
     return dict(zip(_names(subject.path), outputs_of(call()), strict=True))
 
@@ -134,8 +149,10 @@ def _names(path: Path) -> list[str]:
     return [value.name for value in load(path).graph.output]
 
 
-def _feeder(kind: str, images: Sequence[Pixels]) -> Callable[..., dict[str, Array]]:
-    """Feeds images to inputs that look like images: bytes (B, H, W, 3), floats of 0..1 (B, 3, H, W)."""
+def _feeder(
+    kind: str, images: Sequence[Pixels], normalisation: Normalisation
+) -> Callable[..., dict[str, Array]]:
+    """Feeds images to inputs that look like images: bytes (B, H, W, 3), normalised floats (B, 3, H, W)."""
 
     def feed(given: Sequence[Given], wishes: Sequence[Wish], path: Path) -> dict[str, Array]:
         made = random_feed(given, wishes, path)
@@ -145,8 +162,7 @@ def _feeder(kind: str, images: Sequence[Pixels]) -> Callable[..., dict[str, Arra
                 made[one.name] = _pixels(kind, shape[0], (shape[1], shape[2]), images)
             elif len(shape) == 4 and shape[1] == 3 and made[one.name].dtype.kind == "f":
                 pixels = _pixels(kind, shape[0], (shape[2], shape[3]), images)
-                scaled = pixels.transpose(0, 3, 1, 2).astype(np.float32) / 255
-                made[one.name] = np.ascontiguousarray(scaled.astype(made[one.name].dtype))
+                made[one.name] = prepared(pixels, normalisation).astype(made[one.name].dtype)
         return made
 
     return feed
@@ -163,7 +179,10 @@ def _pixels(kind: str, batch: int, size: tuple[int, int], images: Sequence[Pixel
 def _bytes(path: Path) -> int:
     if path.is_dir():
         return read_manifest(path).size()
-    return path.stat().st_size
+    from deploy.graph import outside
+
+    weights = [path.parent / name for name in outside(path)]
+    return sum(file.stat().st_size for file in (path, *weights))
 
 
 def _measured(path: Path) -> dict[str, float | None]:

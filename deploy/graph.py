@@ -174,10 +174,7 @@ def load(path: Path) -> onnx.ModelProto:
         raise UserError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
     if not model.graph.node:
         raise UserError(f"{path} is damaged or no ONNX file (it holds no node); export it again")
-    outside = [tensor for tensor in tensors(model.graph) if tensor.data_location == tensor.EXTERNAL]
-    for name in sorted(
-        {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
-    ):
+    for name in _locations(model):
         if not (path.parent / name).is_file():
             raise UserError(
                 f"{path} keeps weights in the file {name}, which is not beside it; "
@@ -188,6 +185,18 @@ def load(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise UserError(f"the weights of {path} cannot be read ({error}); copy its files again") from error
     return model
+
+
+def outside(path: Path) -> list[str]:
+    """Names of the files, beside `path`, that hold weights of it."""
+    return _locations(onnx.load(path, load_external_data=False))
+
+
+def _locations(model: onnx.ModelProto) -> list[str]:
+    kept = [tensor for tensor in tensors(model.graph) if tensor.data_location == tensor.EXTERNAL]
+    return sorted(
+        {entry.value for tensor in kept for entry in tensor.external_data if entry.key == "location"}
+    )
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

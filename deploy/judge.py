@@ -1,13 +1,14 @@
-"""Scores quantised graphs on val against the float graph."""
+"""Scores quantised graphs on val, or on images without labels, against the float graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from afdcd.geometry import fit
+from afdcd.metrics import agreement
 from deploy.bundle import Contract, Pixels
 from deploy.config import Precision
 from deploy.evaluate import Evaluation, Sample, evaluate
@@ -22,7 +23,7 @@ _COMPARED = 8
 class Cost(NamedTuple):
     """What quantisation costs on val; the fields are those of `deploy.quantize.Candidate`."""
 
-    miou: float
+    miou: float | None
     agreement: float
     sqnr_db: float | None
 
@@ -38,6 +39,7 @@ class Judge:
         *,
         backend: str,
         threads: int,
+        labelled: bool = True,
     ) -> None:
         """Score the float graph, in ONNX Runtime.
 
@@ -47,15 +49,20 @@ class Judge:
             validation: val images with labels, at their own sizes.
             backend: what candidates run in.
             threads: CPU threads.
+            labelled: whether the labels mean anything; without them there is no mIoU.
         """
         self._contract = contract
         self._validation = validation
         self._backend = backend
         self._threads = threads
         self._float = self._open("onnxruntime", exported)
-        scored = self._evaluate(self._float, "float", None)
-        self._maps = scored.maps
-        self.float_miou = scored.score.miou
+        self._labelled = labelled
+        self.float_miou: float | None = None
+        if labelled:
+            scored = self._evaluate(self._float, "float", None)
+            self._maps, self.float_miou = scored.maps, scored.score.miou
+        else:
+            self._maps = dict(self._class_maps(self._float, "float"))
 
     def __call__(self, name: str, files: Mapping[str, bytes]) -> Cost:
         """The cost of a candidate; `name` is for the progress bar."""
@@ -64,8 +71,12 @@ class Judge:
             fit(sample.image, geometry.size, geometry.fit).image for sample in self._validation[:_COMPARED]
         ]
         with self._open(self._backend, files, "int8") as session:
-            score = self._evaluate(session, name, self._maps).score
             parity = compare(self._float, session, np.stack(part))
+            if not self._labelled:
+                made = self._class_maps(session, name)
+                same = float(np.mean([agreement(found, self._maps[key]) for key, found in made]))
+                return Cost(None, same, parity.sqnr_db)
+            score = self._evaluate(session, name, self._maps).score
         assert score.agreement is not None  # a reference was given
         return Cost(score.miou, score.agreement, parity.sqnr_db)
 
@@ -73,6 +84,13 @@ class Judge:
         return open_backend(
             backend, self._contract, files.__getitem__, threads=self._threads, precision=precision
         )
+
+    def _class_maps(self, session: Session, name: str) -> Iterator[tuple[str, Pixels]]:
+        """Class maps at input size by sample name."""
+        geometry, count = self._contract.geometry, len(self._validation)
+        for sample in track(self._validation, f"{self._contract.model}: {name}", count):
+            fitted = fit(sample.image, geometry.size, geometry.fit)
+            yield sample.name, session.infer(fitted.image[None])[0]
 
     def _evaluate(self, session: Session, name: str, reference: dict[str, Pixels] | None) -> Evaluation:
         contract = self._contract

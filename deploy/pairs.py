@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,17 @@ def pair(images: Path, masks: Path) -> list[Pair]:
             f"{masks} lacks the mask of {missing[0]} ({len(missing)} missing); masks are <name>.png"
         )
     return [Pair(path.stem, path, masks / f"{path.stem}.png") for path in found]
+
+
+def unlabelled(files: Sequence[Path]) -> Iterator[Sample]:
+    """Load images without masks one by one; every label is 255, which names no class.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+    for path in files:
+        image = np.asarray(open_image(path).convert("RGB"))
+        yield Sample(path.name, image, np.full(image.shape[:2], 255, dtype=np.uint8))
 
 
 def images_of(folder: Path) -> list[Path]:

@@ -67,9 +67,10 @@ def compare(reference: Session, engine: Session, images: npt.NDArray[np.uint8]) 
     """
     if not len(images):
         raise UserError("parity needs at least one image")
-    meter = Meter()
-    for start in range(0, len(images), _CHUNK):
-        _compare(reference, engine, images[start : start + _CHUNK], [meter])
+    meter, most = Meter(), reference.contract.input.batch.max
+    chunk = _CHUNK if most is None else min(_CHUNK, most)
+    for start in range(0, len(images), chunk):
+        _compare(reference, engine, images[start : start + chunk], [meter])
     return meter.result(len(images))
 
 

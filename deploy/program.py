@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from afdcd.config import Normalisation
 from afdcd.errors import UserError
 from deploy.archive import load_program
-from deploy.bundle import ClassMapOutput, Contract, Geometry, ImageInput, Range
+from deploy.bundle import ClassMapOutput, Contract, Geometry, ImageInput, Range, colour
 
 
 class Wanted(NamedTuple):
@@ -116,7 +116,7 @@ def read_network(path: Path, wanted: Wanted) -> tuple[nn.Module, Contract]:
         output=ClassMapOutput(name="class_map", dtype="uint8"),
         logits="logits",
         classes=classes,
-        palette=[_colour(number) for number in range(channels)],
+        palette=[colour(number) for number in range(channels)],
         ignore_index=255,
         normalisation=wanted.normalisation or neutral,
         geometry=Geometry(size=size, fit=wanted.fit),
@@ -200,13 +200,3 @@ def _channels(network: nn.Module, batch: Range, size: tuple[int, int], path: Pat
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path} does not run at {size[0]}x{size[1]}: {reason}") from error
-
-
-def _colour(number: int) -> tuple[int, int, int]:
-    """Colours far apart for neighbouring numbers: the bits of a number, spread as PASCAL VOC does."""
-    red = green = blue = 0
-    for place in range(8):
-        red |= (number >> (3 * place) & 1) << 7 - place
-        green |= (number >> (3 * place + 1) & 1) << 7 - place
-        blue |= (number >> (3 * place + 2) & 1) << 7 - place
-    return red, green, blue

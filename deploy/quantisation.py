@@ -26,7 +26,7 @@ class Candidate(Config):
     Attributes:
         kept: layers that it leaves in float.
         weight_bits: that weights use of their 8.
-        miou: on val, 0..1.
+        miou: on val, 0..1; None where the images had no labels.
         agreement: share of val pixels with the float graph's class.
         sqnr_db: power of the float logits over that of the difference, dB; None when there is none.
     """
@@ -34,7 +34,7 @@ class Candidate(Config):
     name: str
     kept: list[str] = []
     weight_bits: int = 8
-    miou: float
+    miou: float | None
     agreement: float
     sqnr_db: float | None
 
@@ -45,7 +45,7 @@ class Quantisation(Config):
     Attributes:
         preset: "none" where the exported graph is used as it is.
         chosen: name of the candidate that was best on val.
-        float_miou: of the float graph on the same val images.
+        float_miou: of the float graph on the same val images; None where they had no labels.
         judged_on: the backend that ran the candidates on val; TensorRT's graphs run in ONNX Runtime for it.
         calibration_sha256: of the calibration images at input size.
         operators: the kinds that were quantised.

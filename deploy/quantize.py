@@ -54,6 +54,7 @@ def quantize(
     settings: QuantizeConfig,
     threads: int,
     backend: str = "onnxruntime",
+    labelled: bool = True,
 ) -> Typed:
     """INT8: each calibration, with and without the most sensitive layers in float; the best on val is kept.
 
@@ -70,6 +71,7 @@ def quantize(
         settings: the candidates.
         threads: CPU threads for judging.
         backend: what the graph is for.
+        labelled: whether val images have labels; without them agreement and SQNR alone decide.
 
     Raises:
         UserError: no calibration images or no val images, or no way leads to INT8 for the backend.
@@ -87,7 +89,7 @@ def quantize(
         exported, contract, calibration, settings, preset
     )
     judged_on = "openvino" if for_openvino else "onnxruntime"
-    judge = Judge(contract, exported, validation, backend=judged_on, threads=threads)
+    judge = Judge(contract, exported, validation, backend=judged_on, threads=threads, labelled=labelled)
     made: dict[str, Files] = {}
     scores: list[Candidate] = []
     layers: dict[str, list[Layer]] = {}
@@ -117,9 +119,11 @@ def quantize(
     return Typed(made[best.name], record)
 
 
-def _merit(candidate: Candidate, float_miou: float) -> tuple[float, float, int, float]:
+def _merit(candidate: Candidate, float_miou: float | None) -> tuple[float, float, int, float]:
     """What a candidate is compared by, the more the better."""
-    loss = round(max(0.0, float_miou - candidate.miou), 3)
+    loss = 0.0
+    if float_miou is not None and candidate.miou is not None:
+        loss = round(max(0.0, float_miou - candidate.miou), 3)
     sqnr = np.inf if candidate.sqnr_db is None else candidate.sqnr_db
     return -loss, round(candidate.agreement, 3), -len(candidate.kept), sqnr
 

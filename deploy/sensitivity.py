@@ -43,7 +43,9 @@ def measure(
         found = session.run(None, {model.graph.input[0].name: image[None]})
         sums += np.array([np.asarray(value).item() for value in found]).reshape(-1, 3)
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    of_layer = {node.name: weights[node.input[1]] for node in _convolutions(model)}
+    of_layer = {
+        node.name: weights[node.input[1]] for node in _convolutions(model) if node.input[1] in weights
+    }
     macs = np.array([float(np.prod(of_layer[name][1:])) for name in names]) * sums[:, 2]
     layers = [
         Layer(

@@ -120,10 +120,10 @@ def _shown(times: Latency | None) -> tuple[float | None, ...]:
     return (None, None, None) if times is None else (times.p50, times.p90, times.p99)
 
 
-def parity(found: Parity) -> Table:
+def parity(found: Parity, against: str = "PyTorch") -> Table:
     """A row a shape and kind of input."""
     table = _table(
-        f"{found.images} images against PyTorch",
+        f"{found.images} images against {against}",
         ["input", "shape", "agreement", "largest relative error", "SQNR dB"],
     )
     for case in found.cases:
@@ -158,10 +158,13 @@ def comparison(found: Mapping[str, Compared]) -> Table:
 
 def candidates(record: Quantisation) -> Table:
     """A row a candidate; below, the layers that stay in float."""
-    table = _table(f"INT8, preset {record.preset}", ["candidate", "mIoU %", "agreement", "chosen"])
+    title = f"INT8, preset {record.preset}, judged on {record.val_images} images"
+    names = ["candidate", "mIoU %", "agreement", "SQNR dB", "chosen"]
+    table = _table(title + ("" if record.float_miou is not None else " without labels"), names)
     for one in record.candidates:
         chosen = "yes" if one.name == record.chosen else ""
-        table.add_row(one.name, _number(100 * one.miou, 2), _number(one.agreement, 4), chosen)
+        miou = _number(None if one.miou is None else 100 * one.miou, 2)
+        table.add_row(one.name, miou, _number(one.agreement, 4), _number(one.sqnr_db, 1), chosen)
     table.caption = f"in float stay {', '.join(record.kept)}" if record.kept else None
     return table
 

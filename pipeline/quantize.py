@@ -100,6 +100,7 @@ def _report(target: str, model: str, typed: Typed) -> None:
         print(f"{model} for {target}: the exported graph {done}")
         return
     for candidate in record.candidates:
+        assert candidate.miou is not None  # val images have labels
         mark = "chosen" if candidate.name == record.chosen else "      "
         print(
             f"{model} for {target}: {mark} {candidate.name}: val mIoU {100 * candidate.miou:.2f}, "

@@ -38,6 +38,11 @@ def run(options: argparse.Namespace) -> None:
     spec = TargetConfig(
         backend=options.backend, precision=options.precision, where="here", threads=options.threads
     )
+    if not (options.typed / QUANTISATION).is_file():
+        raise UserError(
+            f"{options.typed} is no folder of typed graphs (it lacks {QUANTISATION}); `python -m deploy "
+            "export` makes one in fp32 of a .pt2 or .onnx, `quantize` one in INT8"
+        )
     typed = read_json(options.typed / QUANTISATION).get("precision")
     if typed != spec.precision and not (typed == "fp32" and needs_no_typing(spec)):
         raise UserError(

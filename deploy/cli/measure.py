@@ -48,7 +48,7 @@ def _table(found: DeviceMeasurement) -> Table:
     table = Table(title=f"{found.device}: {found.hardware['cpu']['model']}", title_justify="left")
     for name in ("model", "target"):
         table.add_column(name, overflow="fold")
-    for name in ("mIoU %", "as the reference %", "p50 ms", "compute ms", "p99 ms", "ratio", "MB"):
+    for name in ("mIoU %", "agree %", "p50 ms", "compute ms", "p99 ms", "ratio", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     for target, outcome in found.targets.items():
         if outcome.timing is None:

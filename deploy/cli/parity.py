@@ -12,6 +12,7 @@ from deploy import tables
 from deploy.bundle import LOGITS, PROGRAM, Pixels, checked_bytes, read_contract
 from deploy.cli import Verbs
 from deploy.cli.output import add_out, show
+from deploy.cli.plain import add_pixels, normalisation
 from deploy.cli.subjects import add_shape, subjects
 from deploy.comparison import compare
 from deploy.pairs import images_of, open_image
@@ -29,6 +30,7 @@ def add(command: Verbs) -> None:
         "other", type=Path, nargs="?", metavar="OTHER", help="file or bundle to hold against it"
     )
     add_shape(verb)
+    add_pixels(verb.add_argument_group("of ONNX files that take floats", "default: values of 0..1"))
     verb.add_argument("--images", type=Path, required=True, help=f"a folder; the first {IMAGES} are taken")
     verb.add_argument("--min-agreement", type=float, default=0.9999, help="default 0.9999")
     verb.add_argument("--max-error", type=float, default=1e-4, help="of a logit, relative; default 1e-4")
@@ -47,8 +49,15 @@ def run(options: argparse.Namespace) -> None:
         _two(options, images)
         return
     if not options.exported.is_dir():
-        raise UserError(f"{options.exported} is no exported folder; give a second file to hold it against")
+        raise UserError(
+            f"{options.exported} is no exported folder; give a second file or a bundle to hold it against"
+        )
     contract = read_contract(options.exported)
+    if PROGRAM not in contract.graphs:
+        raise UserError(
+            f"{options.exported} was exported from an ONNX file and holds no {PROGRAM}; to hold two files "
+            "against each other: python -m deploy parity FILE OTHER --images FOLDER"
+        )
 
     def content(name: str) -> bytes:
         return checked_bytes(options.exported / name, contract.graphs[name])
@@ -81,7 +90,11 @@ def _two(options: argparse.Namespace, images: list[Pixels]) -> None:
     Raises:
         UserError: they differ by more than the limits.
     """
-    found = compare(subjects([options.exported, options.other], ["onnxruntime"], 1, options.shape), images)
+    found = compare(
+        subjects([options.exported, options.other], ["onnxruntime"], 1, options.shape),
+        images,
+        normalisation=normalisation(options),
+    )
     name, one = list(found.items())[1]
     show(options, {**one.model_dump(mode="json"), "model": name}, tables.comparison(found))
     low = one.agreement is not None and one.agreement < options.min_agreement

@@ -38,7 +38,7 @@ def _row(names: Names, model: str, target: str, record: Quantisation) -> dict[st
         "chosen": chosen.name,
         "others": ", ".join(entry.name for entry in record.candidates if entry is not chosen) or NOTHING,
         "miou": percent(chosen.miou, 2),
-        "drop": NOTHING if before is None else points(chosen.miou - before),
+        "drop": NOTHING if before is None or chosen.miou is None else points(chosen.miou - before),
         "agreement": percent(chosen.agreement, 2),
         "sqnr": short(chosen.sqnr_db),
         "kept": _layers(record),

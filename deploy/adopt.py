@@ -1,0 +1,349 @@
+"""Anyone's ONNX of segmentation under the contract: bytes in, class map and logits out.
+
+The graph takes one float image batch (B, 3, H, W) and gives scores (B, K, h, w), or a class map that an
+ArgMax in it makes of such scores. Normalisation goes before its nodes, enlarging and argmax behind them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from afdcd.config import Normalisation
+from afdcd.errors import UserError
+from afdcd.geometry import Fit
+from deploy import graph
+from deploy.bundle import CLASS_MAP, LOGITS, ClassMapOutput, Contract, Geometry, ImageInput, Range, colour
+from deploy.plain_graph import plain
+from deploy.sessions.onnxruntime import open_graph
+
+MARK = "contract/"
+"""Begins the names of the nodes that are added."""
+
+_FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+_THROUGH = ("Cast", "Squeeze", "Unsqueeze", "Identity", "Reshape")
+"""What may stand between an ArgMax and the output."""
+
+_LIMIT = 2**31
+"""Bytes that fit into one protobuf file."""
+
+
+class Wanted(NamedTuple):
+    """What an ONNX file does not say.
+
+    Attributes:
+        name: of the model.
+        classes: names in the order of the class numbers; empty numbers them.
+        normalisation: what the graph expects to be done to RGB values of 0..255 before it.
+        size: (height, width) for a graph that leaves them open; None takes the graph's own.
+        fit: how images are brought to that size.
+        output: the scores or class map to take; None where there is one alone.
+    """
+
+    name: str
+    classes: Sequence[str]
+    normalisation: Normalisation
+    size: tuple[int, int] | None
+    fit: Fit
+    output: str | None
+
+
+class Adopted(NamedTuple):
+    """A graph under the contract.
+
+    Attributes:
+        files: class_map.onnx and logits.onnx.
+        contract: what they take and give.
+        model: the graph as it was, its nodes named and its constants among the weights.
+        output: of that graph, the one that was taken.
+        scores: the tensor of that graph that classes are compared by.
+    """
+
+    files: dict[str, bytes]
+    contract: Contract
+    model: onnx.ModelProto
+    output: str
+    scores: str
+
+
+def adopt(path: Path, wanted: Wanted) -> Adopted:
+    """Put an ONNX file under the contract.
+
+    Raises:
+        UserError: it cannot be read or run, holds an operator that ONNX does not define, takes anything but
+            one float (B, 3, H, W), gives no scores of classes, or leaves sizes open that were not asked for.
+    """
+    model = plain(path)
+    given = _image_input(model, path)
+    size = _size(given, wanted.size, path)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    del fixed.graph.value_info[:]
+    batch = _set_shape(fixed, size, path)
+    output, scores, shape = _scores(fixed, wanted.output, path)
+    classes = list(wanted.classes) or [f"class_{number}" for number in range(shape[1])]
+    if len(classes) != shape[1]:
+        raise UserError(f"{path} tells {shape[1]} classes apart, --classes names {len(classes)}")
+    names = _free_names(fixed)
+    both = _wrapped(fixed, scores, shape, size, wanted.normalisation, batch, names)
+    twins = {
+        CLASS_MAP: graph.with_output(both, both.graph.output[0]),
+        LOGITS: graph.with_output(both, both.graph.output[1]),
+    }
+    files = {name: _bytes(twin, path) for name, twin in twins.items()}
+    contract = Contract(
+        model=wanted.name,
+        input=ImageInput(
+            name=names[0], dtype="uint8", layout="NHWC", batch=batch, height=size[0], width=size[1]
+        ),
+        output=ClassMapOutput(name=names[1], dtype="uint8"),
+        logits=names[2],
+        classes=classes,
+        palette=[colour(number) for number in range(shape[1])],
+        ignore_index=255,
+        normalisation=wanted.normalisation,
+        geometry=Geometry(size=size, fit=wanted.fit),
+        parameters=max(1, graph.weight_elements(model)),
+        opset=graph.opset(both),
+        weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        graphs={name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+    )
+    return Adopted(files, contract, model, output, scores)
+
+
+def _image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    """The only input, if it is float (B, 3, H, W)."""
+    shown = ", ".join(
+        f"{value.name} {TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()} {_shape(value)}"
+        for value in model.graph.input
+    )
+    lengths = _lengths(model.graph.input[0]) if len(model.graph.input) == 1 else []
+    kind = model.graph.input[0].type.tensor_type.elem_type if lengths else 0
+    if len(lengths) != 4 or lengths[1] not in (3, None) or kind not in _FLOATS:
+        raise UserError(
+            f"{path} takes {shown or 'nothing'}; it must take one float32 or float16 (B, 3, H, W): export "
+            "the network without what prepares its images, and say that by --mean, --std and --order"
+        )
+    given: onnx.ValueInfoProto = model.graph.input[0]
+    return given
+
+
+def _lengths(value: onnx.ValueInfoProto) -> list[int | None]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+
+
+def _shape(value: onnx.ValueInfoProto) -> str:
+    return "x".join("?" if length is None else str(length) for length in _lengths(value))
+
+
+def _size(given: onnx.ValueInfoProto, asked: tuple[int, int] | None, path: Path) -> tuple[int, int]:
+    height, width = _lengths(given)[2:]
+    if asked is not None:
+        if height not in (None, asked[0]) or width not in (None, asked[1]):
+            raise UserError(
+                f"{path} takes {_shape(given)}, --size asks for {asked[0]}x{asked[1]}; leave it out"
+            )
+        return asked
+    if height is None or width is None:
+        raise UserError(f"{path} takes {_shape(given)}; say with --size HEIGHT WIDTH which size it is for")
+    return height, width
+
+
+def _set_shape(model: onnx.ModelProto, size: tuple[int, int], path: Path) -> Range:
+    """Write the size into the input, in place; the batches that the graph runs."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for dim, length in zip(dims[1:], (3, *size), strict=True):
+        dim.dim_value = length
+    if dims[0].HasField("dim_value"):
+        if dims[0].dim_value != 1:
+            raise UserError(
+                f"{path} takes batches of {dims[0].dim_value}; export it for one image, or with an open batch"
+            )
+        return Range(min=1, max=1)
+    try:
+        _run(model, [value.name for value in model.graph.output], 2, path)
+    except UserError:  # open by name only; what does not run with one image either, is told later
+        dims[0].dim_value = 1
+        return Range(min=1, max=1)
+    return Range(min=1, max=None)
+
+
+def _run(model: onnx.ModelProto, outputs: Sequence[str], batch: int, path: Path) -> list[npt.NDArray[Any]]:
+    """The outputs for black images."""
+    session = open_graph(_bytes(model, path), str(path), threads=1)
+    given = model.graph.input[0]
+    shape = (batch, *(dim.dim_value for dim in given.type.tensor_type.shape.dim[1:]))
+    feed = np.zeros(shape, dtype=_FLOATS[given.type.tensor_type.elem_type])
+    try:
+        return [np.asarray(value) for value in session.run(list(outputs), {given.name: feed})]
+    except Exception as error:  # onnxruntime's exceptions share no base below this
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} does not run at {'x'.join(map(str, shape))}: {reason}") from error
+
+
+def _scores(model: onnx.ModelProto, asked: str | None, path: Path) -> tuple[str, str, tuple[int, ...]]:
+    """The output that is taken, the tensor of scores behind it, and the shape of that."""
+    outputs = [value.name for value in model.graph.output]
+    if asked is not None and asked not in outputs:
+        raise UserError(f"{path} has no output {asked!r}; there are {', '.join(outputs)}")
+    behind = {name: _before_argmax(model, name) for name in ([asked] if asked else outputs)}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = set(outputs)
+    for tensor in behind.values():
+        if tensor not in known:
+            probe.graph.output.append(helper.make_empty_tensor_value_info(tensor))
+            known.add(tensor)
+    values = dict(zip(behind, _run(probe, list(behind.values()), 1, path), strict=True))
+    good = [name for name, value in values.items() if _is_scores(value)]
+    if len(good) > 1:
+        raise UserError(f"{path} gives several scores: {', '.join(good)}; choose one with --output")
+    if not good:
+        shown = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in values.items())
+        raise UserError(
+            f"{path} gives {shown}; needed are scores of 2 to 255 classes, float (B, K, h, w), or a class "
+            "map that an ArgMax over them makes"
+        )
+    return good[0], behind[good[0]], values[good[0]].shape
+
+
+def _is_scores(value: npt.NDArray[Any]) -> bool:
+    return value.dtype.kind == "f" and value.ndim == 4 and 2 <= value.shape[1] <= 255
+
+
+def _before_argmax(model: onnx.ModelProto, name: str) -> str:
+    """What an ArgMax over classes reads, where the output comes from one; else the output."""
+    makers = {made: node for node in model.graph.node for made in node.output}
+    tensor = name
+    while tensor in makers and makers[tensor].op_type in _THROUGH:
+        tensor = makers[tensor].input[0]
+    maker = makers.get(tensor)
+    if maker is None or maker.op_type != "ArgMax":
+        return name
+    axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 0)
+    return maker.input[0] if axis in (1, -3) else name
+
+
+def _free_names(model: onnx.ModelProto) -> tuple[str, str, str]:
+    """Names of images, class map and logits that the graph does not use."""
+    used = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    used |= {value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
+
+    def free(name: str) -> str:
+        while name in used:
+            name += "_"
+        return name
+
+    return free("images"), free("class_map"), free("logits")
+
+
+def _wrapped(
+    model: onnx.ModelProto,
+    scores: str,
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    normalisation: Normalisation,
+    batch: Range,
+    names: tuple[str, str, str],
+) -> onnx.ModelProto:
+    """The graph between bytes and class map, with the logits as a second output."""
+    given = model.graph.input[0]
+    images, class_map, logits = names
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    kind = given.type.tensor_type.elem_type
+    before = list(_before(whole, images, given.name, kind, normalisation))
+    behind = list(_behind(whole, scores, shape, size, batch, logits))
+    behind += [
+        helper.make_node("ArgMax", [logits], [f"{MARK}best"], f"{MARK}argmax", axis=1, keepdims=0),
+        helper.make_node("Cast", [f"{MARK}best"], [class_map], f"{MARK}bytes", to=TensorProto.UINT8),
+    ]
+    nodes = [*before, *model.graph.node, *behind]
+    for part in (whole.graph.node, whole.graph.input, whole.graph.output, whole.graph.value_info):
+        del part[:]
+    whole.graph.node.extend(nodes)
+    first: Any = "batch" if batch.max is None else 1
+    value = helper.make_tensor_value_info
+    whole.graph.input.append(value(images, TensorProto.UINT8, [first, *size, 3]))
+    whole.graph.output.append(value(class_map, TensorProto.UINT8, [first, *size]))
+    whole.graph.output.append(value(logits, TensorProto.FLOAT, [first, shape[1], *size]))
+    return graph.canonical(whole)
+
+
+def _before(
+    model: onnx.ModelProto, images: str, last: str, kind: int, normalisation: Normalisation
+) -> Iterator[onnx.NodeProto]:
+    """Nodes from bytes to what the graph takes, the cast first (for TensorRT); constants go into `model`."""
+    steps: list[tuple[str, npt.NDArray[Any] | None, dict[str, Any]]] = [
+        ("Cast", None, {"to": TensorProto.FLOAT}),
+        ("Transpose", None, {"perm": [0, 3, 1, 2]}),
+    ]
+    if normalisation.order == "bgr":
+        steps.append(("Gather", np.array([2, 1, 0], dtype=np.int64), {"axis": 1}))
+    for operator, values, idle in (("Sub", normalisation.mean, 0.0), ("Div", normalisation.std, 1.0)):
+        if any(value != idle for value in values):
+            steps.append((operator, np.array(values, dtype=np.float32).reshape(1, 3, 1, 1), {}))
+    if kind != TensorProto.FLOAT:
+        steps.append(("Cast", None, {"to": kind}))
+    value = images
+    for number, (operator, constant, attributes) in enumerate(steps):
+        name = f"{MARK}{number}"
+        made = last if number == len(steps) - 1 else name
+        inputs = [value]
+        if constant is not None:
+            model.graph.initializer.append(numpy_helper.from_array(constant, f"{name}_constant"))
+            inputs.append(f"{name}_constant")
+        yield helper.make_node(operator, inputs, [made], name, **attributes)
+        value = made
+
+
+def _behind(
+    model: onnx.ModelProto,
+    scores: str,
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    batch: Range,
+    logits: str,
+) -> Iterator[onnx.NodeProto]:
+    """Nodes from the scores to float32 logits at the input size; constants go into `model`."""
+
+    def constant(name: str, values: Sequence[int]) -> str:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), MARK + name))
+        return MARK + name
+
+    enlarge = tuple(shape[2:]) != size
+    made = f"{MARK}scores" if enlarge else logits
+    yield helper.make_node("Cast", [scores], [made], f"{MARK}float", to=TensorProto.FLOAT)
+    if not enlarge:
+        return
+    if batch.max is None:
+        yield helper.make_node("Shape", [made], [f"{MARK}shape"], f"{MARK}shape")
+        inputs = [f"{MARK}shape", constant("first", [0])]
+        yield helper.make_node("Gather", inputs, [f"{MARK}batch"], f"{MARK}batch", axis=0)
+        inputs = [f"{MARK}batch", constant("rest", [shape[1], *size])]
+        yield helper.make_node("Concat", inputs, [f"{MARK}sizes"], f"{MARK}sizes", axis=0)
+    sizes = f"{MARK}sizes" if batch.max is None else constant("sizes", [1, shape[1], *size])
+    yield helper.make_node(
+        "Resize",
+        [made, "", "", sizes],
+        [logits],
+        f"{MARK}resize",
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
+
+
+def _bytes(model: onnx.ModelProto, path: Path) -> bytes:
+    if model.ByteSize() >= _LIMIT:
+        raise UserError(
+            f"{path} has {model.ByteSize()} bytes; a graph of 2 GB or more cannot be worked on here"
+        )
+    return graph.to_bytes(model)
