@@ -15,16 +15,13 @@ import numpy as np
 
 from afdcd.errors import UserError
 from deploy import hardware
-from deploy.benchmark_worker import Compute, Images, Memory, Subject
+from deploy.benchmark_worker import Images, Memory, Subject, Times, Turn
 from deploy.config import BenchmarkConfig, Config
 from deploy.latency import Latency, Steadiness, medians, paired_ratio, steadiness, summarise
 from deploy.scenarios import Load, Scenario
 
 REWARM = 3
 """Untimed calls before each round at most: while the others ran, the caches went cold."""
-
-RUNS = 4
-"""A run of the engine alone is timed for every so many calls from end to end: it varies less."""
 
 ENTRY = "from deploy.benchmark_worker import main; main()"
 """Not `-m`: the module would be there twice, and what it sends could not be unpickled here."""
@@ -136,10 +133,10 @@ class Worker:
         times: list[tuple[int, int]] = self._receive()
         return times
 
-    def compute(self, runs: int) -> list[float] | None:
-        """Milliseconds of each of `runs` runs of the engine alone; None where it cannot be timed alone."""
-        self._send(Compute(runs))
-        times: list[float] | None = self._receive()
+    def turn(self, calls: int) -> Times:
+        """Times of `calls` calls and of the engine's own runs between them."""
+        self._send(Turn(calls))
+        times: Times = self._receive()
         return times
 
     def load(self, scenario: Scenario) -> Load:
@@ -179,28 +176,19 @@ def worker_of(subject: Subject, batches: Sequence[Images]) -> Iterator[Worker]:
         worker.close()
 
 
-Times = dict[str, list[list[tuple[int, int]]]]
-"""Subject -> round -> call -> (wall, CPU) nanoseconds."""
-
-Runs = dict[str, list[float]]
-"""Subject -> milliseconds of each run of the engine alone; none of an engine that cannot be timed alone."""
-
-
 def _interleave(
     workers: Sequence[Worker], settings: BenchmarkConfig, tick: Callable[[], None]
-) -> tuple[Times, Runs]:
-    """Run the rounds; every second one in reverse order, so that a drift of the machine favours nobody."""
+) -> dict[str, list[Times]]:
+    """Times by subject and round; every second round in reverse, so that a drift favours nobody."""
     for worker in workers:
         worker.time(settings.warmup)
-    times: Times = {worker.subject.name: [] for worker in workers}
-    runs: Runs = {worker.subject.name: [] for worker in workers}
+    times: dict[str, list[Times]] = {worker.subject.name: [] for worker in workers}
     for index in range(settings.rounds):
         for worker in workers if index % 2 == 0 else reversed(workers):
             worker.time(min(REWARM, settings.warmup))
-            times[worker.subject.name].append(worker.time(settings.iterations))
-            runs[worker.subject.name] += worker.compute(-(-settings.iterations // RUNS)) or []
+            times[worker.subject.name].append(worker.turn(settings.iterations))
             tick()
-    return times, runs
+    return times
 
 
 def summary(
@@ -269,18 +257,19 @@ def measure(
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
         workers = [stack.enter_context(worker_of(subject, batches)) for subject in subjects]
-        times, runs = _interleave(workers, settings, tick)
+        times = _interleave(workers, settings, tick)
+        calls = {name: [turn.calls for turn in turns] for name, turns in times.items()}
         memory = {worker.subject.name: worker.finish() for worker in workers}
     results = {
         worker.subject.name: summary(
-            times[worker.subject.name],
-            None if baseline is None else times[baseline],
+            calls[worker.subject.name],
+            None if baseline is None else calls[baseline],
             settings,
             engine=(engines or {}).get(worker.subject.name),
             threads=worker.subject.threads,
             load_ms=worker.load_ms,
             memory=memory[worker.subject.name],
-            runs=runs[worker.subject.name],
+            runs=[run for turn in times[worker.subject.name] for run in turn.runs],
         )
         for worker in workers
     }

@@ -36,10 +36,21 @@ class Subject(NamedTuple):
     shapes: tuple[Wish, ...] = ()
 
 
-class Compute(NamedTuple):
-    """What is asked for: so many runs of the engine alone."""
+RUNS = 4
+"""After every so many-th call from end to end the engine's own run is timed: both under the same load."""
 
-    runs: int
+
+class Turn(NamedTuple):
+    """What is asked for: so many calls, and runs of the engine alone between them."""
+
+    calls: int
+
+
+class Times(NamedTuple):
+    """What came of a turn: (wall, CPU) nanoseconds of the calls, milliseconds of the engine's own runs."""
+
+    calls: list[tuple[int, int]]
+    runs: list[float]
 
 
 class Memory(NamedTuple):
@@ -88,11 +99,15 @@ def time_calls(call: Callable[[], object], count: int) -> list[tuple[int, int]]:
     return times
 
 
-def time_runs(stream: Stream, count: int) -> list[float] | None:
-    """Milliseconds of each of `count` runs of the engine alone, after one that is not counted."""
-    if stream.compute_ms() is None:
-        return None
-    return [took for _ in range(count) if (took := stream.compute_ms()) is not None]
+def time_turn(stream: Stream, count: int) -> Times:
+    """Time `count` calls, and the engine alone after each first of `RUNS`; no runs where that cannot be."""
+    times = Times([], [])
+    alone = stream.compute_ms() is not None  # not counted: the first has inputs and outputs to place
+    for index in range(count):
+        times.calls.extend(time_calls(stream, 1))
+        if alone and index % RUNS == 0 and (took := stream.compute_ms()) is not None:
+            times.runs.append(took)
+    return times
 
 
 def work(connection: Connection) -> None:
@@ -110,8 +125,8 @@ def work(connection: Connection) -> None:
             while asked := connection.recv():
                 if isinstance(asked, Scenario):
                     connection.send(run(_open(subject, batches, stack, streams=asked.streams), asked))
-                elif isinstance(asked, Compute):
-                    connection.send(time_runs(opened, asked.runs))
+                elif isinstance(asked, Turn):
+                    connection.send(time_turn(opened, asked.calls))
                 else:
                     connection.send(time_calls(opened, asked))
             connection.send(Memory(before, memory_mib("VmHWM")))

@@ -72,12 +72,13 @@ class Untimed:
 
 def test_an_engine_that_cannot_be_timed_alone_has_no_compute_time() -> None:
     nothing = Untimed(None)
-    assert benchmark_worker.time_runs(Stream(lambda: None, nothing), 3) is None and not nothing.answers
+    blind = benchmark_worker.time_turn(Stream(lambda: None, nothing), 3)
+    assert len(blind.calls) == 3 and blind.runs == [] and not nothing.answers
     assert benchmark.summary(calls(10, 10), None, SETTINGS).compute_ms is None
-    warm_up_first = Stream(lambda: None, Untimed(99.0, 1.0, 3.0, 2.0))
-    runs = benchmark_worker.time_runs(warm_up_first, 3)
-    assert runs == [1.0, 3.0, 2.0]
-    found = benchmark.summary(calls(10, 10), None, SETTINGS, runs=runs).compute_ms
+    first_is_not_counted = Stream(lambda: None, Untimed(99.0, 1.0, 3.0, 2.0))
+    times = benchmark_worker.time_turn(first_is_not_counted, 9)
+    assert len(times.calls) == 9 and times.runs == [1.0, 3.0, 2.0]
+    found = benchmark.summary(calls(10, 10), None, SETTINGS, runs=times.runs).compute_ms
     assert found is not None and (found.samples, found.min, found.p50, found.max) == (3, 1.0, 2.0, 3.0)
     assert found.p99 is None
 
