@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from little_net import picture
 
 from afdcd.errors import UserError
 from deploy.evaluate import Sample
+from deploy.export import Exported
 from deploy.probes import IMAGES, POINTS, Logits, probe, relative_error
+from deploy.quantize import Typed
+from deploy.sessions import Session, open_backend
 
 SIZE = (96, 192)
 
@@ -63,3 +69,26 @@ def test_logits_of_other_images_or_classes_are_refused() -> None:
 def test_logits_that_are_not_finite_are_refused() -> None:
     with pytest.raises(UserError, match="not finite"):
         error_of(Scales(factor=float("nan")))
+
+
+@pytest.mark.xdist_group("little")
+def test_engines_in_float32_give_pytorchs_logits_and_int8_does_not(
+    exported: Exported, quantised: Callable[[str], Typed]
+) -> None:
+    contract = exported.contract
+    given, geometry = [picture(number) for number in range(3)], contract.geometry
+
+    def opened(backend: str, files: dict[str, bytes]) -> Session:
+        return open_backend(backend, contract, files.__getitem__, threads=1)
+
+    with opened("pytorch", exported.files) as reference:
+        wanted = probe(reference, given, size=geometry.size, mode=geometry.fit)
+
+    def error(backend: str, files: dict[str, bytes]) -> float:
+        with opened(backend, files) as engine:
+            return relative_error(engine, given, wanted, size=geometry.size, mode=geometry.fit)
+
+    assert error("pytorch", exported.files) == 0.0
+    for backend in ("onnxruntime", "openvino"):
+        assert 0.0 < error(backend, exported.files) < 1e-4
+    assert error("onnxruntime", quantised("onnxruntime").files) > 1e-3

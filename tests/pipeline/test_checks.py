@@ -273,6 +273,9 @@ def test_gates_name_known_targets_and_find_what_they_compare_with(project: Path,
     assert "no limit for int8, the precision of ort_cpu_int8" in complaint(
         edited({"gates.max_drop": {"fp32": 0.1}})
     )
+    for gate in ("min_agreement", "max_relative_error"):
+        line = complaint(edited({f"gates.{gate}": {"fp32": 0.1}}))
+        assert line.startswith(f"params.yaml: gates.{gate}: no limit for int8, the precision of ort_cpu_int8")
     models = ["narrow_r18_alone_0", "narrow_r18_afdcd_0"]
     assert "deploy.models lacks 'teacher'" in complaint(edited({"deploy.models": models}))
     checks.check(
