@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from afdcd.config import ModelConfig, ScheduleConfig
-from afdcd.data.sources import SOURCES
+from afdcd.data.sources import SOURCES, Source, open_source
 from afdcd.errors import UserError
 from afdcd.models.formats import FORMATS
 from afdcd.models.heads import HEADS
@@ -135,16 +135,27 @@ def _data(params: Params) -> Iterator[str]:
     dataset = params.dataset
     if "seed" in dataset.options:
         yield "dataset.options.seed: the seed stands at dataset.seed; remove this one"
+    source = None
     try:
         constructor = require_known(SOURCES, dataset.name, "dataset.name")
         checked_options(constructor, {**dataset.options, "seed": dataset.seed}, "dataset.options")
+        if not Path(dataset.root).exists():
+            source = open_source(dataset)
     except UserError as error:
         yield str(error)
     if not Path(dataset.root).exists():
-        yield (
-            f"dataset.root: {dataset.root!r} does not exist in {Path.cwd()}; "
-            f"put the images of {dataset.name} there, or set dataset.root to where they are"
-        )
+        wanted = _wanted(dataset.name, source)
+        yield f"dataset.root: {dataset.root!r} does not exist in {Path.cwd()}; {wanted}"
+
+
+def _wanted(name: str, source: Source | None) -> str:
+    """What belongs into a missing root and where to get it, in the source's own words if it has some."""
+    try:
+        for _ in source.samples(Path()) if source else ():
+            break
+    except UserError as error:
+        return str(error)
+    return f"put the images of {name} there, or set dataset.root to where they are"
 
 
 def _networks(params: Params) -> Iterator[str]:

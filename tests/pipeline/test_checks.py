@@ -204,6 +204,19 @@ def test_a_missing_data_root(project: Path, edited: Edited) -> None:
         )
     )
     assert "dataset.root: 'data/raw/camvid' does not exist" in line and "set dataset.root" in line
+    assert "place the images there as images/{train,val,test} and masks/{train,val,test}" in line
+
+
+def test_a_missing_root_of_a_set_behind_a_login(project: Path, edited: Edited) -> None:
+    options = {"holdout": 300, "masks": "label_ids", "partial": False}
+    line = complaint(
+        edited({"dataset.name": "cityscapes", "dataset.options": options, "dataset.root": "nowhere"})
+    )
+    assert "dataset.root: 'nowhere' does not exist" in line
+    assert (
+        "log in at cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
+        in line
+    )
 
 
 def test_backbones_and_files(project: Path, edited: Edited) -> None:
