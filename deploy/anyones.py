@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -74,7 +75,10 @@ def shape_of(given: Given, wishes: Sequence[Wish], path: Path) -> tuple[int, ...
         if len(wish.shape) != len(given.shape) or any(
             length not in (None, want) for length, want in zip(given.shape, wish.shape, strict=True)
         ):
-            raise UserError(f"{path}: input {given.name!r} takes {shown}, --shape asks for {asked}")
+            raise UserError(
+                f"{path}: input {given.name!r} takes {shown}, --shape asks for {asked}; ask for what it "
+                "takes, or export the network with open sizes"
+            )
         return wish.shape
     fixed = tuple(length for length in given.shape if length is not None)
     if len(fixed) < len(given.shape):
@@ -157,7 +161,7 @@ def _onnxruntime(
     try:
         session = ours.open_graph(str(path), str(path), threads=threads, provider=provider)
     except UserError as error:
-        raise _unknown_operator(path, str(error)) or error from error
+        raise _explained(path, "onnxruntime", str(error)) or error from error
     inputs = [
         Given(
             one.name,
@@ -182,18 +186,25 @@ def _onnxruntime(
     return [Stream(call, lambda: placed().run_ms())] * streams
 
 
-def _unknown_operator(path: Path, reason: str) -> UserError | None:
-    """ONNX Runtime names an operator that it lacks, but not the node; find it."""
-    if "not a registered function/op" not in reason:
-        return None
+def _explained(path: Path, engine: str, reason: str) -> UserError | None:
+    """What a person can mend and the engine's own words do not say: a lost file, an operator's node."""
     from deploy.graph import load, nodes
 
-    for node in nodes(load(path).graph):
-        if f"{node.domain or 'ai.onnx'}:{node.op_type}(" in reason:
+    try:
+        model = load(path)
+    except UserError as error:
+        return error
+    for node in nodes(model.graph):
+        spellings = (
+            rf"{node.domain or 'ai.onnx'}:{node.op_type}\(",  # onnxruntime, of a domain that it knows not
+            rf"No Op registered for {node.op_type} with",  # onnxruntime, of ONNX's own domain
+            rf"No conversion rule .*\b{node.op_type}\b",  # openvino
+        )
+        if any(re.search(spelling, reason) for spelling in spellings):
             operator = f"{node.domain}:{node.op_type}" if node.domain else node.op_type
             return UserError(
-                f"{path}: onnxruntime does not know the operator {operator} of node {node.name!r}; "
-                "export the network without it"
+                f"{path}: {engine} does not know the operator {operator} of node "
+                f"{node.name or node.output[0]!r}; export the network without it"
             )
     return None
 
@@ -209,7 +220,9 @@ def _openvino(
     try:
         model = core().read_model(str(path))
     except Exception as error:
-        raise UserError(f"openvino cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+        reason = str(error).strip().splitlines()[-1]
+        told = _explained(path, "openvino", str(error))
+        raise told or UserError(f"openvino cannot load {path}: {reason}") from error
     inputs = [
         Given(
             one.any_name,

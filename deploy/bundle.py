@@ -116,9 +116,10 @@ class Contract(Config):
         expected = f"({batch}, {words(self.input.height)}, {words(self.input.width)}, 3)"
         limits: list[int | Range] = [self.input.batch, self.input.height, self.input.width, 3]
         if images.ndim != 4 or not all(map(_fits, images.shape, limits)):
+            sized = images.ndim == 4 and all(map(_fits, images.shape[1:], limits[1:]))
+            remedy = f"give {batch} a call" if sized else "afdcd.geometry.fit brings an image to that size"
             raise UserError(
-                f"{self.model} takes images of shape {expected}, got {tuple(images.shape)}; "
-                "afdcd.geometry.fit brings an image to that size"
+                f"{self.model} takes images of shape {expected}, got {tuple(images.shape)}; {remedy}"
             )
         return np.ascontiguousarray(images)
 
@@ -164,8 +165,8 @@ class Manifest(Config):
 
 def words(limit: int | Range) -> str:
     """A dimension for people: `96`, `1..`, `64..512 in steps of 8`."""
-    if isinstance(limit, int):
-        return str(limit)
+    if isinstance(limit, int) or limit.min == limit.max:
+        return str(limit if isinstance(limit, int) else limit.min)
     steps = "" if limit.multiple == 1 else f" in steps of {limit.multiple}"
     return f"{limit.min}..{limit.max or ''}{steps}"
 

@@ -60,7 +60,7 @@ def images_of(folder: Path) -> list[Path]:
     """
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     if not found:
-        raise UserError(f"{folder} holds no image ({', '.join(sorted(IMAGES))})")
+        raise UserError(f"{folder} holds no image ({', '.join(sorted(IMAGES))}); put some there")
     return found
 
 

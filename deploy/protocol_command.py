@@ -104,7 +104,7 @@ def submit(session: Session, options: argparse.Namespace, protocol: ProtocolConf
         raise UserError(f"{options.images} is no folder; give the one with the images")
     found = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in IMAGES)
     if not found:
-        raise UserError(f"{options.images} holds no image ({', '.join(sorted(IMAGES))})")
+        raise UserError(f"{options.images} holds no image ({', '.join(sorted(IMAGES))}); put some there")
     for path in found:
         submission.file_name(path.stem)
     used, keep = resolved(protocol, session.contract), _writer(options.submission, session.contract)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def _wish(text: str) -> Wish:
 def subjects(
     paths: Sequence[Path], backends: Sequence[str], threads: int | None, shapes: Sequence[Wish]
 ) -> list[Subject]:
-    """A subject a bundle, and one for each engine of a file.
+    """A subject a bundle, and one for each engine of a file; bundles of one name are told apart by folder.
 
     Args:
         paths: bundle folders and ONNX files.
@@ -63,6 +64,8 @@ def subjects(
         for engine in backends:
             name = f"{path} on {engine}" if len(backends) > 1 else str(path)
             found.append(Subject(name, path, threads or 1, engine, tuple(shapes)))
+    times = Counter(subject.name for subject in found)
+    found = [one._replace(name=f"{one.name} ({one.path})") if times[one.name] > 1 else one for one in found]
     if len({subject.name for subject in found}) < len(found):
         raise UserError("a model is given twice; give each once")
     return found

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import NoReturn
 import pytest
 from fake_run import SIZE, TARGET, write_data, write_engine
 
+from afdcd.errors import UserError
 from deploy.__main__ import main
+from deploy.cli.subjects import subjects
 
 
 @pytest.fixture
@@ -81,6 +84,14 @@ def test_benchmark_takes_bundles_and_files(
     assert "a benchmark needs fixed sizes" in refused(
         capsys, "benchmark", str(bundle / "class_map.onnx"), *few
     )
+
+
+def test_bundles_of_one_name_are_told_apart(bundle: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(bundle, tmp_path / "again")
+    found = subjects([bundle, again], ["onnxruntime"], None, [])
+    assert [one.name for one in found] == [f"painter on {TARGET} ({path})" for path in (bundle, again)]
+    with pytest.raises(UserError, match="given twice"):
+        subjects([bundle, bundle], ["onnxruntime"], None, [])
 
 
 def test_verify_finds_an_altered_file(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

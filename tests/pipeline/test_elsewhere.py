@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,28 @@ def test_a_measurement_of_something_else_says_nothing(run: Path, changes: dict[s
     found, missing = elsewhere.collect(load().deploy)
     assert not found and said in missing[AWAY]
     assert AWAY not in collect(load()).targets()
+
+
+@pytest.mark.parametrize("changes", [{"kit": "0" * 64}, {"device": "other"}])
+def test_the_command_refuses_a_measurement_of_another_model(run: Path, changes: dict[str, Any]) -> None:
+    """The kit's key holds networks, images and settings: one of another model has another."""
+    write_model(MEASUREMENT, measured(**changes))
+    report.main([])
+    root = Path(fake_run.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.gate"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"measured of {RELEASED} on {AWAY}" in said
+    assert (
+        f"{MEASUREMENT} is of another kit than kits/board: networks, images or settings have changed" in said
+    )
+    assert "python -m deploy measure board" in said
+    assert not paths.VERDICT.exists()
 
 
 def test_an_edited_measurement_says_nothing(run: Path) -> None:
