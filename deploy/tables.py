@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -27,9 +28,20 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+MANY = 7
+"""So many columns of numbers leave no room for names in 80 columns between lines."""
+
+
+def slim(table: Table) -> None:
+    """Take the lines between columns out, in place."""
+    table.box, table.collapse_padding, table.pad_edge = SIMPLE_HEAD, True, False
+
+
 def _table(title: str, columns: Sequence[str]) -> Table:
     """A table with its first column as text and the others as numbers."""
     table = Table(title=title, title_justify="left")
+    if len(columns) > MANY:
+        slim(table)
     for index, name in enumerate(columns):
         if index == 0:
             table.add_column(name, overflow="fold")
@@ -41,10 +53,11 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 def latency(report: Report) -> Table:
     """A row a model; below, why a latency cannot be trusted."""
     settings = report.settings
+    names = ["model", "p50", "p90", "p99", "compute\np50", "CPU\np50", "images\n/s", "ratio", "MiB", "steady"]
     table = _table(
         f"milliseconds a call of batch {settings.batch_size}, {report.inputs}; "
         f"load {report.load_average_before:.1f} before, {report.load_average_after:.1f} after",
-        ["model", "p50", "p90", "p99", "compute p50", "CPU p50", "images/s", "ratio", "MiB", "steady"],
+        names,
     )
     for name, result in report.models.items():
         times = result.latency_ms

@@ -14,7 +14,7 @@ from deploy.bundle import QUANTISATION
 from deploy.cli import Verbs
 from deploy.cli.output import count, show
 from deploy.config import Precision, TargetConfig
-from deploy.presets import needs_no_typing
+from deploy.presets import PRESETS, needs_no_typing
 from deploy.sessions import BACKENDS
 
 
@@ -43,12 +43,24 @@ def run(options: argparse.Namespace) -> None:
             f"{options.typed} is no folder of typed graphs (it lacks {QUANTISATION}); `python -m deploy "
             "export` makes one in fp32 of a .pt2 or .onnx, `quantize` one in INT8"
         )
-    typed = read_json(options.typed / QUANTISATION).get("precision")
+    record = read_json(options.typed / QUANTISATION)
+    typed = record.get("precision")
     if typed != spec.precision and not (typed == "fp32" and needs_no_typing(spec)):
         raise UserError(
             f"{options.typed} holds graphs in {typed}, --precision asks for {spec.precision}; "
             "`quantize` writes graphs in INT8"
         )
+    _require_for_engine(options, spec, record.get("preset"))
     target = f"{options.backend}_{options.precision}"
     manifest = build(options.typed, options.bundle, target=target, spec=spec, hardware=hardware.describe())
     show(options, manifest, tables.contents(manifest))
+
+
+def _require_for_engine(options: argparse.Namespace, spec: TargetConfig, preset: str | None) -> None:
+    """Refuse INT8 that was made for another engine: this one would run it at float speed, or misread it."""
+    wanted = PRESETS.get((spec.backend, spec.precision))
+    if spec.precision == "int8" and wanted is not None and preset != wanted:
+        raise UserError(
+            f"{options.typed} is quantised for another engine (preset {preset}), {spec.backend} takes "
+            f"{wanted}; python -m deploy quantize --for {spec.backend}"
+        )

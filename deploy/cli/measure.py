@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deploy import tables
 from deploy.cli import Verbs
 from deploy.kit import read_kit
 from deploy.measurement import DeviceMeasurement, judged, take
@@ -46,9 +47,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _table(found: DeviceMeasurement) -> Table:
     table = Table(title=f"{found.device}: {found.hardware['cpu']['model']}", title_justify="left")
+    tables.slim(table)
     for name in ("model", "target"):
         table.add_column(name, overflow="fold")
-    for name in ("mIoU %", "agree %", "p50 ms", "compute ms", "p99 ms", "ratio", "MB"):
+    for name in ("mIoU\n%", "agree\n%", "p50\nms", "compute\nms", "p99\nms", "ratio", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     for target, outcome in found.targets.items():
         if outcome.timing is None:

@@ -64,7 +64,7 @@ def test_the_benchmark_of_anyones_file(tmp_path: Path, capsys: pytest.CaptureFix
     given += ["--scenario", "offline", "server", "--out", str(tmp_path / "record.json")]
     main(given)
     printed = capsys.readouterr().out
-    assert "compute p50" in printed and "GMACs" in printed and "effective" in printed and "offline" in printed
+    assert "compute" in printed and "GMACs" in printed and "effective" in printed and "offline" in printed
     record = json.loads((tmp_path / "record.json").read_text())
     name = f"{path} on onnxruntime"
     assert set(record["models"]) == {name, f"{path} on openvino"} and record["baseline"] == name

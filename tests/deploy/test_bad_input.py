@@ -19,8 +19,9 @@ from foreign_onnx import by_hand, export_plain
 from little_net import SIZE, LittleNet, picture
 from PIL import Image
 
+from afdcd.files import read_json, write_json
 from deploy.__main__ import main
-from deploy.bundle import CLASS_MAP, CONTRACT, write_model
+from deploy.bundle import CLASS_MAP, CONTRACT, QUANTISATION, write_model
 from deploy.export import Exported
 from deploy.quantize import Typed
 
@@ -150,7 +151,13 @@ def test_a_quantised_graph_that_tensorrt_would_misread(
     assert "unsigned" in shown.out and "node" in shown.out
     monkeypatch.setattr("deploy.build.check_target", lambda name, spec: None)  # as if on a GPU
     given = ["--backend", "tensorrt", "--precision", "int8", "--bundle", tmp_path / "bundle"]
-    said = told(capsys, "build", typed("ort_cpu_int8"), *given)
+    folder = typed("ort_cpu_int8")
+    said = told(capsys, "build", folder, *given)
+    assert f"{folder} is quantised for another engine (preset u8s8_per_channel)" in said
+    assert "tensorrt takes s8s8_symmetric; python -m deploy quantize --for tensorrt" in said
+    # A record that says otherwise does not help: the graph itself is looked at.
+    write_json(folder / QUANTISATION, {**read_json(folder / QUANTISATION), "preset": "s8s8_symmetric"})
+    said = told(capsys, "build", folder, *given)
     assert "class_map.onnx is not sound for tensorrt: node " in said and "signed" in said
     assert not (tmp_path / "bundle").exists()
 
