@@ -109,7 +109,7 @@ def test_what_cannot_be_measured_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a benchmark needs fixed sizes"):
         benchmark.measure([free], [], SETTINGS, inputs="random")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match="broken.onnx is damaged or no ONNX file"):
         benchmark.measure([Subject("broken", tmp_path / "broken.onnx", 1)], [], SETTINGS, inputs="random")
 
 
