@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,19 @@ import numpy as np
 from afdcd.errors import UserError
 from deploy import hardware
 from deploy.benchmark_worker import Images, Memory, Subject, Times, Turn
+from deploy.bundle import CLASS_MAP, read_manifest
 from deploy.config import BenchmarkConfig, Config
+from deploy.graph import load
 from deploy.latency import Latency, Steadiness, medians, paired_ratio, steadiness, summarise
+from deploy.macs import count
+from deploy.peak import PRECISIONS, Peak
+from deploy.peak import measure as measure_peak
 from deploy.scenarios import Load, Scenario
+from deploy.work import Work
+from deploy.work import of as work_of
+
+ON_CPU = ("onnxruntime", "openvino", "pytorch", "pytorch_compiled")
+"""Backends whose work the processor's peak is the limit of."""
 
 REWARM = 3
 """Untimed calls before each round at most: while the others ran, the caches went cold."""
@@ -61,9 +72,19 @@ class Result(Config):
     rounds_speedup: list[float] | None
     compute_ms: Latency | None = None
 
+    @property
+    def own_ms(self) -> float:
+        """The median of the engine's own run, or of the whole call where that is not known."""
+        return (self.compute_ms or self.latency_ms).p50
+
 
 class Report(Config):
-    """A benchmark run of a target, its settings and the machine."""
+    """A benchmark run of a target, its settings and the machine.
+
+    Attributes:
+        peak: what the machine's cores do at best in the target's precision; null for other devices.
+        work: of each model whose graph can be counted.
+    """
 
     target: str | None
     input_size: tuple[int, int] | None
@@ -74,6 +95,8 @@ class Report(Config):
     load_average_after: float
     hardware: dict[str, Any]
     models: dict[str, Result]
+    peak: Peak | None = None
+    work: dict[str, Work] = {}
 
 
 def turns(images: Sequence[Images], batch_size: int) -> list[Images]:
@@ -284,3 +307,26 @@ def measure(
         hardware=hardware.describe(),
         models=results,
     )
+
+
+def weighed(report: Report, bundles: Mapping[str, Path]) -> Report:
+    """The report with each model's work, held against the machine's peak, which is measured here.
+
+    A bundle without an ONNX graph is left out. The peak is that of the bundles' precision, on their threads.
+    """
+    assert report.input_size is not None
+    shape = (report.settings.batch_size, *report.input_size, 3)
+    manifests = {model: read_manifest(bundle) for model, bundle in bundles.items()}
+    graphs = {model: bundle / CLASS_MAP for model, bundle in bundles.items()}
+    first = next(iter(manifests.values()))
+    known = (
+        first.backend in ON_CPU and first.precision in PRECISIONS and any(map(Path.is_file, graphs.values()))
+    )
+    peak = measure_peak(first.threads, [first.precision]) if known else None
+    work = {}
+    for model, graph in graphs.items():
+        if graph.is_file():
+            macs = count(load(graph), {manifests[model].contract.input.name: shape})
+            best = None if peak is None else peak.gflops[first.precision]
+            work[model] = work_of(macs, report.models[model].own_ms, manifests[model].precision, best)
+    return report.model_copy(update={"peak": peak, "work": work})

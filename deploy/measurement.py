@@ -15,7 +15,7 @@ from afdcd.errors import UserError
 from afdcd.files import sha256
 from afdcd.geometry import fit
 from deploy import hardware
-from deploy.benchmark import Report, measure, turns
+from deploy.benchmark import Report, measure, turns, weighed
 from deploy.benchmark_worker import Images, Subject
 from deploy.build import build
 from deploy.bundle import MANIFEST, Manifest, read_contract, read_manifest, write_model
@@ -146,7 +146,7 @@ def _measured(
         baseline=kit.baseline,
         engines={model: sha256(bundle / MANIFEST) for model, bundle in bundles.items()},
     )
-    return Outcome(reason=None, engines=engines, scores=scores, timing=timing)
+    return Outcome(reason=None, engines=engines, scores=scores, timing=weighed(timing, bundles))
 
 
 def _score(folder: Path, kit: Kit, model: str, bundle: Path) -> Score:

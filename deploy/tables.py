@@ -18,10 +18,10 @@ from deploy.evaluate import Score
 from deploy.latency import Latency
 from deploy.macs import Macs
 from deploy.parity import Parity
-from deploy.peak import Peak
 from deploy.protocols import ProtocolScore
 from deploy.quantisation import Quantisation
 from deploy.scenarios import Load
+from deploy.work import Work
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -79,31 +79,33 @@ def latency(report: Report) -> Table:
 
 
 def benchmark(
-    report: Report, macs: Mapping[str, Macs | str], peak: Peak | None, loads: Mapping[str, Sequence[Load]]
+    report: Report,
+    macs: Mapping[str, Macs | str],
+    work: Mapping[str, Work],
+    loads: Mapping[str, Sequence[Load]],
 ) -> Group:
-    """Latency, work and load, each in a table."""
-    work = _table(
+    """Latency, work and load, each in a table; `macs` gives for each model the count or why there is none."""
+    table = _table(
         "work a call",
-        ["model", "GMACs", "GFLOP", "effective", "effective GFLOP/s", "of fp32 peak %"],
+        ["model", "GMACs", "GFLOP", "effective", "effective GFLOP/s", "precision", "of peak %"],
     )
     notes = []
     for name, found in macs.items():
         if isinstance(found, str):
-            work.add_row(name, *[_number(None)] * 5)
+            table.add_row(name, *[_number(None)] * 6)
             notes.append(f"{name}: {found}")
             continue
-        speed = found.effective_gflops / report.models[name].latency_ms.p50 * 1000
-        best = None if peak is None else peak.gflops["fp32"]
-        share = None if best is None else 100 * speed / best
-        figures = (found.gmacs, found.gflops, found.effective_gflops, speed)
-        work.add_row(name, *(_number(value) for value in figures), _number(share, 1))
+        did = work[name]
+        figures = (found.gmacs, found.gflops, found.effective_gflops, did.gflops_per_second)
+        share = None if did.share is None else 100 * did.share
+        table.add_row(name, *(_number(value) for value in figures), did.precision, _number(share, 1))
         if found.uncounted:
             notes.append(f"{name}: {', '.join(found.uncounted)} are not counted")
-    if peak is not None:
+    if (peak := report.peak) is not None:
         reached = (f"{kind} {value:.0f} ({peak.by[kind]})" for kind, value in peak.gflops.items() if value)
         notes.append(f"peak on {peak.threads} thread(s), GFLOP/s: {'; '.join(reached)}")
-    work.caption = "\n".join(notes) or None
-    shown = [latency(report), work]
+    table.caption = "\n".join(notes) or None
+    shown = [latency(report), table]
     if any(loads.values()):
         shown.append(_loads(loads))
     return Group(*shown)

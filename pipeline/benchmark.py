@@ -6,7 +6,7 @@ from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import sha256, write_json
 from afdcd.geometry import fit
-from deploy.benchmark import Report, measure, turns
+from deploy.benchmark import Report, measure, turns, weighed
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import MANIFEST, Geometry, read_manifest
 from deploy.progress import bar
@@ -40,7 +40,9 @@ def _tell(report: Report) -> None:
         speed = "" if result.speedup is None else f", {result.speedup:.2f}x the teacher"
         state = "" if result.steadiness.stable else f" (unstable: {result.steadiness.reason})"
         alone = "" if result.compute_ms is None else f" ({result.compute_ms.p50:.3f} ms in the engine)"
-        print(f"{model} on {report.target}: p50 {result.latency_ms.p50:.3f} ms{alone}{speed}{state}")
+        work = report.work.get(model)
+        share = "" if work is None or work.share is None else f", {work.share:.0%} of peak"
+        print(f"{model} on {report.target}: p50 {result.latency_ms.p50:.3f} ms{alone}{speed}{share}{state}")
 
 
 def main(given: list[str]) -> None:
@@ -67,6 +69,7 @@ def main(given: list[str]) -> None:
             engines={model: sha256(bundle / MANIFEST) for model, bundle in bundles.items()},
             tick=tick,
         )
+    report = weighed(report, bundles)
     write_json(paths.benchmark(target), report.model_dump(mode="json"))
     _tell(report)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from afdcd.errors import UserError
 from deploy import peak, tables, trtexec
-from deploy.benchmark import Worker, measure, worker_of
+from deploy.benchmark import ON_CPU, Report, Worker, measure, worker_of
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import CLASS_MAP, read_manifest
 from deploy.cli import Verbs
@@ -21,8 +21,10 @@ from deploy.config import BenchmarkConfig
 from deploy.graph import load
 from deploy.macs import Macs
 from deploy.macs import count as count_macs
+from deploy.plain_graph import holds_quantised
 from deploy.progress import bar
 from deploy.scenarios import QUERIES, Load, Scenario, search
+from deploy.work import of as work_of
 
 COUNTS = {
     "batch-size": (1, "images a call of a bundle; an ONNX file's is in its shape"),
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         )
     loads = _loads(options, subjects, batches)
     macs = {subject.name: _macs(subject, batches) for subject in subjects}
-    best = peak.measure(subjects[0].threads) if options.peak else None
+    report = _weighed(report, subjects, macs, with_peak=options.peak)
     record = report.model_dump(mode="json")
     record["trtexec"] = {
         one.name: trtexec.fields(report.models[one.name], backend=_backend(one)) for one in subjects
@@ -89,9 +91,31 @@ def run(options: argparse.Namespace) -> None:
         name: found.model_dump(exclude={"nodes"}) if isinstance(found, Macs) else {"reason": found}
         for name, found in macs.items()
     }
-    record["peak"] = None if best is None else best.model_dump()
     record["loads"] = {name: [one.model_dump() for one in found] for name, found in loads.items()}
-    show(options, record, tables.benchmark(report, macs, best, loads))
+    show(options, record, tables.benchmark(report, macs, report.work, loads))
+
+
+def _weighed(
+    report: Report, subjects: Sequence[Subject], macs: Mapping[str, Macs | str], *, with_peak: bool
+) -> Report:
+    """The report with each model's work, held against the peak in its precision where that is asked for."""
+    best = peak.measure(subjects[0].threads) if with_peak else None
+    work = {}
+    for subject in subjects:
+        found, precision = macs[subject.name], _precision(subject)
+        reached = best.gflops.get(precision) if best and _backend(subject).split(":")[0] in ON_CPU else None
+        if isinstance(found, Macs):
+            work[subject.name] = work_of(found, report.models[subject.name].own_ms, precision, reached)
+    return report.model_copy(update={"peak": best, "work": work})
+
+
+def _precision(subject: Subject) -> str:
+    """What a model computes in: as its bundle says, as its engine was told, or as its graph is quantised."""
+    if subject.path.is_dir():
+        return read_manifest(subject.path).precision
+    if subject.engine.endswith(":bf16"):
+        return "bf16"
+    return "int8" if holds_quantised(load(subject.path)) else "fp32"
 
 
 def _backend(subject: Subject) -> str:

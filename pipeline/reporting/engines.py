@@ -83,7 +83,9 @@ def engines(results: Results, names: Names) -> dict[str, Any]:
         "complexity_note": (
             "GMAC: multiply-accumulates of one image through the network as deployed, counted by fvcore (one "
             f"multiply-add is one MAC); it has no count for {', '.join(uncounted) or 'no operator'}, "
-            "taken as zero."
+            "taken as zero. Of peak: the operations of a call, without those on padding, over its compute "
+            "time, as a share of the best that the same cores were seen to do in that precision, on a large "
+            "matrix product or convolution."
         ),
         "pareto": figures.pareto(list(_points(results, names)), names.panels),
     }
@@ -120,6 +122,7 @@ def _row(results: Results, names: Names, model: str, target: str) -> dict[str, A
         "size": short(results.engines[model, target].size() / 1e6),
         "parameters": count(size["parameters"]),
         "gmacs": f"{size['gmacs']:.3g}",
+        "share": percent(work.share, 0) if (work := results.benchmarks[target].work.get(model)) else NOTHING,
     }
 
 

@@ -105,8 +105,10 @@ def test_torchvisions_lraspp_prints_the_full_table(
     few = ["--iterations", "32", "--rounds", "2", "--seconds", "1"]
     main(["benchmark", str(path), *few, "--peak", "--scenario", "offline", "--out", str(out)])
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("p50", "p90", "GMACs", "of fp32 peak", "offline"))
+    assert all(word in printed for word in ("p50", "p90", "GMACs", "of peak %", "fp32", "offline"))
     record = json.loads(out.read_text())
     # fvcore's convolutions at 512x1024 are 3.945e9; a quarter of the pixels.
     assert record["complexity"][str(path)]["gmacs"] == pytest.approx(3.945 / 4, rel=0.01)
+    share = record["work"][str(path)]["share"]
+    assert 0 < share < 1.5 and record["work"][str(path)]["precision"] == "fp32"
     assert record["peak"]["gflops"]["fp32"] > 1 and record["models"][str(path)]["latency_ms"]["p90"] > 0
