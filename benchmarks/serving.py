@@ -11,8 +11,8 @@ socket in a process of its own, which takes and gives the same bytes and runs th
 through the kernel, two processes woken: no server can do without); the server alone, asked over HTTP with
 bytes that were made beforehand, beyond that socket; and the whole of it with each of `tritonclient`'s
 libraries, whose own work it holds. The CPU time is that of the server's process a request of the light
-engine, less that of a bare session's call here; other work on the machine raises it. Memory is compared after as many
-requests of the same kind as are counted.
+engine, less that of a bare session's call here; other work on the machine raises it. Memory is compared
+after as many requests of the same kind as are counted.
 """
 
 from __future__ import annotations

@@ -30,21 +30,8 @@ def test_measures_all_models_of_the_target_in_one_run(here: Path, capsys: pytest
         assert result.compute_ms is not None and result.compute_ms.samples == 6 and result.compute_ms.p50 > 0
         assert result.engine == sha256(paths.engine(TARGET, model) / "manifest.json")
     assert report.peak is not None and list(report.peak.gflops) == ["fp32"] and report.peak.gflops["fp32"]
-    for model, work in report.work.items():
-        pace = work.effective_gflops / report.models[model].own_ms * 1e3
-        assert work.precision == "fp32" and work.gflops_per_second == pytest.approx(pace, abs=1e-3)
-        assert work.share == pytest.approx(pace / report.peak.gflops["fp32"], abs=1e-4)
+    assert set(report.work) == set(MODELS)
     assert re.search(rf"teacher on {TARGET}: p50 \S+ ms \(\S+ ms in the engine\)", capsys.readouterr().out)
-
-
-def test_a_graphics_card_is_not_held_against_the_processors_peak(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("deploy.benchmark.ON_CPU", ())
-    benchmark.main([TARGET])
-    report = read_typed(Report, paths.benchmark(TARGET))
-    assert report.peak is None and set(report.work) == set(MODELS)
-    assert all(work.share is None and work.gmacs > 0 for work in report.work.values())
 
 
 def test_batches_go_round_the_validation_images(here: Path) -> None:

@@ -1,0 +1,52 @@
+"""Each model's work is held against the machine's peak in the precision that the engine computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy import benchmark, work
+from deploy.benchmark_worker import Subject
+from deploy.config import BenchmarkConfig
+from deploy.macs import Macs
+
+SETTINGS = BenchmarkConfig(batch_size=2, warmup=1, iterations=4, rounds=2, max_cv=0.5)
+
+
+def test_pace_and_share_by_hand() -> None:
+    macs = Macs(gmacs=3.0, gflops=6.0, effective_gflops=5.0, uncounted=[], nodes=[])
+    found = work.of(macs, 250.0, "int8", 80.0)
+    assert (found.gmacs, found.gflops_per_second, found.share) == (3.0, 20.0, 0.25)
+    assert work.of(macs, 250.0, "fp16", None).share is None
+
+
+@pytest.mark.parametrize(("target", "precision"), [("ort_cpu_fp32", "fp32"), ("ort_cpu_int8", "int8")])
+def test_bundles_are_weighed_in_their_own_precision(
+    bundle: Callable[[str], Path], target: str, precision: str
+) -> None:
+    path = bundle(target)
+    contract = benchmark.read_manifest(path).contract
+    batches = [np.zeros((2, *contract.geometry.size, 3), np.uint8)]
+    report = benchmark.measure([Subject("little", path, 1)], batches, SETTINGS, inputs="zeros")
+    found = benchmark.weighed(report, {"little": path})
+    assert found.peak is not None and list(found.peak.gflops) == [precision]
+    did, best = found.work["little"], found.peak.gflops[precision]
+    assert best is not None and did.precision == precision
+    assert did.gmacs > 0 and did.effective_gflops <= 2 * did.gmacs
+    pace = did.effective_gflops / report.models["little"].own_ms * 1e3
+    assert did.gflops_per_second == pytest.approx(pace, rel=1e-3)
+    assert did.share == pytest.approx(pace / best, rel=1e-2, abs=1e-4) and 0 < did.share < 2
+
+
+def test_another_device_than_the_processor_has_no_share(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bundle("ort_cpu_fp32")
+    batches = [np.zeros((2, *benchmark.read_manifest(path).contract.geometry.size, 3), np.uint8)]
+    report = benchmark.measure([Subject("little", path, 1)], batches, SETTINGS, inputs="zeros")
+    monkeypatch.setattr(benchmark, "ON_CPU", ())
+    found = benchmark.weighed(report, {"little": path})
+    assert found.peak is None and found.work["little"].share is None and found.work["little"].gmacs > 0
