@@ -72,6 +72,7 @@ async def serve(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
