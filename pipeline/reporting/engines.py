@@ -69,7 +69,7 @@ def engines(results: Results, names: Names) -> dict[str, Any]:
         f"Batch {settings.batch_size}, end to end from an image in host memory to a class map, "
         f"{settings.rounds} rounds of {settings.iterations} calls, the models in turn; images/s of one "
         "stream of calls. Compute: the median of the engine's own run on an image that lies in place, "
-        "nothing copied in or out."
+        "nothing copied in or out. MB: the engine's file."
     )
     if not all(timing.steadiness.stable for timing in timings):
         note += " * unsteady: the rounds disagree, and relative latency gates are not judged."
