@@ -115,7 +115,7 @@ class Client:
         headers, body = self._ask(
             "POST",
             f"{_place(model, version)}/infer",
-            (header, block.data.cast("B")),
+            (header, block.reshape(-1).data),
             {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))},
         )
         maps = self._class_map(headers.get(HEADER_LENGTH), body)

@@ -141,3 +141,13 @@ def test_bad_arguments_never_leave() -> None:
             Client(url)
     with Client("http://127.0.0.1:9") as client, pytest.raises(UserError, match="uint8 of shape"):
         client.infer("m", np.zeros((4, 6, 3), dtype=np.float32))
+
+
+def test_no_images_at_all_are_for_the_server_to_refuse() -> None:
+    with Odd() as odd:
+        threading.Thread(target=odd.serve_forever, daemon=True).start()
+        odd.status = 400
+        with Client(odd.url) as client, pytest.raises(ServerError):
+            client.infer("little", IMAGES[:0])
+        odd.shutdown()
+    assert b'"binary_data_size": 0' in (odd.seen[0][1] or b"")
