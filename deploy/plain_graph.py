@@ -117,3 +117,8 @@ def _expose(given: onnx.GraphProto, scores: str, reader: str) -> None:
 def holds_quantised(model: onnx.ModelProto) -> bool:
     """Whether a graph computes with quantised values already."""
     return any(node.op_type.startswith(("QuantizeLinear", "QLinear")) for node in graph.nodes(model.graph))
+
+
+def holds_half(model: onnx.ModelProto) -> bool:
+    """Whether a graph holds weights in float16."""
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.tensors(model.graph))

@@ -21,7 +21,7 @@ from deploy.config import BenchmarkConfig
 from deploy.graph import load
 from deploy.macs import Macs
 from deploy.macs import count as count_macs
-from deploy.plain_graph import holds_quantised
+from deploy.plain_graph import holds_half, holds_quantised
 from deploy.progress import bar
 from deploy.scenarios import QUERIES, Load, Scenario, search
 from deploy.work import of as work_of
@@ -103,19 +103,25 @@ def _weighed(
     work = {}
     for subject in subjects:
         found, precision = macs[subject.name], _precision(subject)
-        reached = best.gflops.get(precision) if best and _backend(subject).split(":")[0] in ON_CPU else None
+        on_cpu = _backend(subject).split(":")[0] in ON_CPU
+        # Of other threads than the peak's there is no share.
+        alike = best is not None and on_cpu and subject.threads == best.threads
+        reached = best.gflops.get(precision) if best is not None and alike else None
         if isinstance(found, Macs):
             work[subject.name] = work_of(found, report.models[subject.name].own_ms, precision, reached)
     return report.model_copy(update={"peak": best, "work": work})
 
 
 def _precision(subject: Subject) -> str:
-    """What a model computes in: as its bundle says, as its engine was told, or as its graph is quantised."""
+    """What a model computes in: as its bundle says, as its engine was told, or as its graph is typed."""
     if subject.path.is_dir():
         return read_manifest(subject.path).precision
     if subject.engine.endswith(":bf16"):
         return "bf16"
-    return "int8" if holds_quantised(load(subject.path)) else "fp32"
+    model = load(subject.path)
+    if holds_quantised(model):
+        return "int8"
+    return "fp16" if holds_half(model) else "fp32"
 
 
 def _backend(subject: Subject) -> str:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto
 
 from afdcd.errors import UserError
 from afdcd.files import atomic_file, atomic_folder, json_text, read_json
@@ -33,7 +32,7 @@ from deploy.config import KeepFloat, QuantizeConfig
 from deploy.evaluate import Sample
 from deploy.graph import to_bytes
 from deploy.pairs import images_of, pair, read, unlabelled
-from deploy.plain_graph import holds_quantised, own_interface
+from deploy.plain_graph import holds_half, holds_quantised, own_interface
 from deploy.quantize import quantize
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "onnxruntime_tensorrt")
@@ -147,7 +146,7 @@ def _require_possible(options: argparse.Namespace) -> None:
 def _require_float(model: onnx.ModelProto, path: Path) -> None:
     if holds_quantised(model):
         raise UserError(f"{path} is quantised already; give the float32 graph that it was made of")
-    if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer):
+    if holds_half(model):
         raise UserError(f"{path} holds weights in float16; INT8 is made of a float32 graph, export that")
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign_onnx import by_hand
+from onnx import TensorProto
 
-from deploy import benchmark, work
+from deploy import benchmark, peak, work
 from deploy.benchmark_worker import Subject
+from deploy.cli import benchmark as verb
 from deploy.config import BenchmarkConfig
 from deploy.macs import Macs
 
@@ -50,3 +53,17 @@ def test_another_device_than_the_processor_has_no_share(
     monkeypatch.setattr(benchmark, "ON_CPU", ())
     found = benchmark.weighed(report, {"little": path})
     assert found.peak is None and found.work["little"].share is None and found.work["little"].gmacs > 0
+
+
+def test_a_files_precision_and_threads_are_those_of_its_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single, half = by_hand(tmp_path / "a.onnx"), by_hand(tmp_path / "b.onnx", kind=TensorProto.FLOAT16)
+    known = peak.Peak(threads=1, gflops=dict.fromkeys(peak.PRECISIONS, 1e3), by={})
+    monkeypatch.setattr(peak, "measure", lambda threads: known)
+    subjects = [Subject("a", single, 1), Subject("two threads", single, 2), Subject("half", half, 1)]
+    report = benchmark.measure(subjects, [], SETTINGS, inputs="zeros")
+    macs = Macs(gmacs=3.0, gflops=6.0, effective_gflops=5.0, uncounted=[], nodes=[])
+    found = verb._weighed(report, subjects, {one.name: macs for one in subjects}, with_peak=True).work
+    assert [found[one.name].precision for one in subjects] == ["fp32", "fp32", "fp16"]
+    assert [found[one.name].share is None for one in subjects] == [False, True, True]
