@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from afdcd.config import Normalisation
 from afdcd.errors import UserError
+from afdcd.files import sha256
 from afdcd.geometry import Fit
 from deploy import graph
 from deploy.bundle import CLASS_MAP, LOGITS, ClassMapOutput, Contract, Geometry, ImageInput, Range, colour
@@ -112,7 +113,7 @@ def adopt(path: Path, wanted: Wanted) -> Adopted:
         geometry=Geometry(size=size, fit=wanted.fit),
         parameters=max(1, graph.weight_elements(model)),
         opset=graph.opset(both),
-        weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        weights_sha256=_weights_sha256(path),
         graphs={name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     )
     return Adopted(files, contract, model, output, scores)
@@ -137,7 +138,8 @@ def _image_input(model: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
 
 def _lengths(value: onnx.ValueInfoProto) -> list[int | None]:
     dims = value.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    # Some exporters write an open length as -1.
+    return [dim.dim_value if dim.dim_value > 0 else None for dim in dims]
 
 
 def _shape(value: onnx.ValueInfoProto) -> str:
@@ -162,18 +164,21 @@ def _set_shape(model: onnx.ModelProto, size: tuple[int, int], path: Path) -> Ran
     dims = model.graph.input[0].type.tensor_type.shape.dim
     for dim, length in zip(dims[1:], (3, *size), strict=True):
         dim.dim_value = length
-    if dims[0].HasField("dim_value"):
+    if dims[0].dim_value > 0:
         if dims[0].dim_value != 1:
             raise UserError(
                 f"{path} takes batches of {dims[0].dim_value}; export it for one image, or with an open batch"
             )
         return Range(min=1, max=1)
+    dims[0].dim_param = "batch"
     try:
-        _run(model, [value.name for value in model.graph.output], 2, path)
+        values = _run(model, [value.name for value in model.graph.output], 2, path)
     except UserError:  # open by name only; what does not run with one image either, is told later
-        dims[0].dim_value = 1
-        return Range(min=1, max=1)
-    return Range(min=1, max=None)
+        values = []
+    if values and all(value.shape[:1] == (2,) for value in values):
+        return Range(min=1, max=None)
+    dims[0].dim_value = 1
+    return Range(min=1, max=1)
 
 
 def _run(model: onnx.ModelProto, outputs: Sequence[str], batch: int, path: Path) -> list[npt.NDArray[Any]]:
@@ -339,6 +344,12 @@ def _behind(
         mode="linear",
         coordinate_transformation_mode="half_pixel",
     )
+
+
+def _weights_sha256(path: Path) -> str:
+    """Of the file; where weights lie beside it, of its hash and theirs."""
+    hashes = [sha256(file) for file in (path, *(path.parent / name for name in graph.outside(path)))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _bytes(model: onnx.ModelProto, path: Path) -> bytes:

@@ -10,7 +10,7 @@ from deploy import tables
 from deploy.cli import Verbs
 from deploy.cli.output import add_out, add_threads, show
 from deploy.cli.parity import IMAGES, read_images
-from deploy.cli.plain import add_pixels, normalisation
+from deploy.cli.plain import add_pixels, unit_or_given
 from deploy.cli.subjects import add_backends, add_shape, subjects
 from deploy.comparison import compare
 from deploy.progress import bar
@@ -40,6 +40,6 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("compare needs two models: two paths, or one file with two engines (--backend)")
     images = [] if options.images is None else read_images(options.images)
     with bar("compared", len(chosen)) as tick:
-        found = compare(chosen, images, tick, normalisation=normalisation(options))
+        found = compare(chosen, images, tick, normalisation=unit_or_given(options))
     record = {"reference": chosen[0].name, "models": {k: v.model_dump(mode="json") for k, v in found.items()}}
     show(options, record, tables.comparison(found))

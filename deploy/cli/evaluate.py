@@ -96,4 +96,4 @@ def _engine(options: argparse.Namespace) -> _Engine:
         read_file = taken.files.__getitem__
         return open_backend("onnxruntime", taken.contract, read_file, threads=options.threads or 1)
 
-    return _Engine(taken.contract, open_file, sha256(path))
+    return _Engine(taken.contract, open_file, taken.contract.weights_sha256)

@@ -12,7 +12,7 @@ from deploy import tables
 from deploy.bundle import LOGITS, PROGRAM, Pixels, checked_bytes, read_contract
 from deploy.cli import Verbs
 from deploy.cli.output import add_out, show
-from deploy.cli.plain import add_pixels, normalisation
+from deploy.cli.plain import add_pixels, unit_or_given
 from deploy.cli.subjects import add_shape, subjects
 from deploy.comparison import compare
 from deploy.pairs import images_of, open_image
@@ -93,7 +93,7 @@ def _two(options: argparse.Namespace, images: list[Pixels]) -> None:
     found = compare(
         subjects([options.exported, options.other], ["onnxruntime"], 1, options.shape),
         images,
-        normalisation=normalisation(options),
+        normalisation=unit_or_given(options),
     )
     name, one = list(found.items())[1]
     show(options, {**one.model_dump(mode="json"), "model": name}, tables.comparison(found))

@@ -12,6 +12,7 @@ from afdcd.errors import UserError
 from deploy.bundle import Pixels
 from deploy.cli.output import count
 from deploy.parity import Parity, suite
+from deploy.pixels import UNIT
 from deploy.sessions import open_backend
 
 if TYPE_CHECKING:
@@ -129,19 +130,33 @@ def normalisation(options: argparse.Namespace) -> Normalisation | None:
     """What is done to values of 0..255 before the network; None where nothing was asked for.
 
     Raises:
-        UserError: --std is not above 0, or counts on values of 0..1.
+        UserError: --std is not above 0, or one of them counts on values of 0..1.
     """
     if options.mean is None and options.std is None and options.order is None:
         return None
     if options.std is not None and min(options.std) <= 0:
         raise UserError("--std must be above 0 in each channel")
-    if options.std is not None and max(options.std) < 1:
-        raise UserError(
-            f"--std {' '.join(map(str, options.std))} counts on values of 0..1; --mean and --std are of "
-            "0..255: multiply both by 255"
-        )
+    for name in ("mean", "std"):
+        values = getattr(options, name)
+        if values is not None and 0 < max(values) < 1:
+            raise UserError(
+                f"--{name} {' '.join(map(str, values))} counts on values of 0..1; --mean and --std are of "
+                "0..255: multiply both by 255"
+            )
     return Normalisation(
         order=options.order or "rgb",
         mean=tuple(options.mean or (0.0, 0.0, 0.0)),
         std=tuple(options.std or (1.0, 1.0, 1.0)),
     )
+
+
+def unit_or_given(options: argparse.Namespace) -> Normalisation:
+    """`normalisation`, but values of 0..1 where neither --mean nor --std is given.
+
+    Raises:
+        UserError: as `normalisation`.
+    """
+    given = normalisation(options)
+    if given is not None and (options.mean is not None or options.std is not None):
+        return given
+    return UNIT.model_copy(update={"order": options.order or "rgb"})

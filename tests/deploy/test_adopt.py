@@ -128,6 +128,40 @@ def test_a_batch_that_is_open_by_name_only(tmp_path: Path) -> None:
     assert (run(taken, noise())[0] == noise().argmax(axis=3)).all()
 
 
+def test_a_batch_that_the_graph_folds_into_its_classes(tmp_path: Path) -> None:
+    """Two images run, and come out as one of twice the classes."""
+    path = by_hand(tmp_path / "a.onnx", shape=("n", 3, *SIZE), outputs=["again"])
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["scores", "one"], ["again"]))
+    sizes = np.array([1, -1, *SIZE], dtype=np.int64)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(sizes, "one"))
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    taken = adopt(path, wanted())
+    assert taken.contract.input.batch.max == 1
+    assert (run(taken, noise())[0] == noise().argmax(axis=3)).all()
+
+
+def test_open_lengths_that_are_written_as_minus_one(tmp_path: Path) -> None:
+    path = by_hand(tmp_path / "a.onnx", shape=(-1, 3, -1, -1))
+    with pytest.raises(UserError, match=r"takes \?x3x\?x\?; say with --size HEIGHT WIDTH"):
+        adopt(path, wanted())
+    taken = adopt(path, wanted(size=SIZE))
+    assert taken.contract.input.batch.max is None
+    assert (run(taken, noise(2))[0] == noise(2).argmax(axis=3)).all()
+    with OriginalSession(path, taken) as original:
+        assert (original.infer(noise(2)) == noise(2).argmax(axis=3)).all()
+
+
+def test_weights_beside_the_file_are_part_of_its_hash(tmp_path: Path, little: LittleNet) -> None:
+    path = export_plain(tmp_path / "net.onnx", little, external=True)
+    (weights,) = (file for file in tmp_path.iterdir() if file != path)
+    first = adopt(path, wanted()).contract.weights_sha256
+    content = bytearray(weights.read_bytes())
+    content[0] ^= 1  # the last bit of a mantissa
+    weights.write_bytes(content)
+    assert adopt(path, wanted()).contract.weights_sha256 != first
+
+
 @pytest.mark.parametrize(
     ("made", "asked", "says"),
     [

@@ -195,6 +195,7 @@ def test_what_quantize_must_be_told(
     said = refused(capsys, *given)
     assert all(word in said for word in (net, "--mean 123.675", "--std 255 255 255", "--in-graph"))
     assert "multiply both by 255" in refused(capsys, *given, "--std", "0.229", "0.224", "0.225")
+    assert "--mean 0.485" in refused(capsys, *given, "--mean", "0.485", "0.456", "0.406")
     assert "--std must be above 0" in refused(capsys, *given, "--std", "0", "1", "1")
     assert "leave --mean and --std out" in refused(capsys, *given, *PIXELS, "--in-graph")
     assert "--masks are of the images" in refused(capsys, *given, *PIXELS, "--masks", str(data))
@@ -242,3 +243,13 @@ def test_torchvisions_lraspp(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     main(["compare", str(path), str(out), "--images", str(data / "image"), *PIXELS, "--json"])
     found = json.loads(capsys.readouterr().out)["models"]
     assert found[str(out)]["bytes"] < 0.3 * found[str(path)]["bytes"]
+
+
+def test_blue_first_alone_leaves_values_of_0_to_1(data: Path, tmp_path: Path) -> None:
+    net, exported, bundle = str(by_hand(tmp_path / "a.onnx")), str(tmp_path / "e"), str(tmp_path / "b")
+    images = ["--images", str(data / "image")]
+    main(["export", net, *images, "--std", "255", "255", "255", "--bgr", "--exported", exported])
+    main(["build", exported, "--backend", "onnxruntime", "--precision", "fp32", "--bundle", bundle])
+    main(["parity", bundle, net, *images, "--bgr"])
+    with pytest.raises(SystemExit):
+        main(["parity", bundle, net, *images])
