@@ -212,6 +212,11 @@ def _read_model(path: Path, kind: type[Model]) -> Model:
             f"{path.parent} is a file, and a folder with {path.name} is needed; `python -m deploy export` "
             "makes one of a .pt2 or .onnx, `build` an engine bundle of that"
         )
+    if not path.exists():
+        maker = "build" if path.name == MANIFEST else "export"
+        raise UserError(
+            f"{path} is missing; `python -m deploy {maker}` writes such a folder, in a project dvc repro does"
+        )
     try:
         return kind.model_validate(read_json(path))
     except ValidationError as error:

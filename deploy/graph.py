@@ -170,6 +170,8 @@ def load(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of an ONNX file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; give the path of an ONNX file") from error
     except Exception as error:
         raise UserError(f"{path} is damaged or no ONNX file ({error}); export it again") from error
     if not model.graph.node:

@@ -13,7 +13,7 @@ from deploy.bundle import CONTRACT, PARITY, QUANTISATION, Pixels, write_model
 from deploy.cli import Verbs
 from deploy.cli.output import add_out, show
 from deploy.cli.parity import IMAGES, read_images
-from deploy.cli.plain import add_plain, adopted, against_file, normalisation
+from deploy.cli.plain import add_plain, adopted, against_file, class_names, normalisation
 from deploy.parity import Parity, require, suite
 from deploy.progress import bar
 from deploy.quantize import unchanged
@@ -94,7 +94,7 @@ def _of_program(options: argparse.Namespace, images: list[Pixels]) -> tuple[Expo
         raise UserError(f"export needs PyTorch ({error}); pip install torch onnxscript") from error
     wanted = Wanted(
         name=options.name or options.program.stem,
-        classes=options.classes or [],
+        classes=class_names(options),
         normalisation=wanted_pixels,
         size=None if options.size is None else (options.size[0], options.size[1]),
         fit=options.fit or "stretch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,19 @@ def refuse_plain(options: argparse.Namespace, folder: Path) -> None:
         )
 
 
+def class_names(options: argparse.Namespace) -> list[str]:
+    """The names of --classes; empty where they are not given.
+
+    Raises:
+        UserError: a name is given twice; scores are told by name.
+    """
+    names: list[str] = options.classes or []
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise UserError(f"--classes names {twice[0]!r} {names.count(twice[0])} times; each class has its own")
+    return names
+
+
 def adopted(path: Path, options: argparse.Namespace) -> Adopted:
     """The file under the contract that the options describe.
 
@@ -81,7 +95,7 @@ def adopted(path: Path, options: argparse.Namespace) -> Adopted:
 
     wanted = Wanted(
         name=options.name or path.stem,
-        classes=options.classes or [],
+        classes=class_names(options),
         normalisation=_of_file(options, path),
         size=None if options.size is None else (options.size[0], options.size[1]),
         fit=options.fit or "stretch",

@@ -181,6 +181,12 @@ def test_verbs_of_folders_say_what_a_file_needs(
     ):
         said = refused(capsys, *command)
         assert net in said and "`python -m deploy export` makes" in said
+    said = refused(capsys, "export", str(data), "--images", str(data / "image"), *PIXELS, "--exported", "e")
+    assert f"{data} is a folder; give the path of an ONNX file" in said
+    said = refused(capsys, *quantize(str(data), data, "--for", "onnxruntime", "--typed", "t"))
+    assert "contract.json is missing; `python -m deploy export` writes" in said
+    said = refused(capsys, "evaluate", str(data), *sets)
+    assert "manifest.json is missing; `python -m deploy build` writes" in said
     assert "give a second file or a bundle to hold it against" in refused(
         capsys, "parity", net, "--images", str(data / "image")
     )
@@ -196,6 +202,7 @@ def test_what_quantize_must_be_told(
     assert all(word in said for word in (net, "--mean 123.675", "--std 255 255 255", "--in-graph"))
     assert "multiply both by 255" in refused(capsys, *given, "--std", "0.229", "0.224", "0.225")
     assert "--mean 0.485" in refused(capsys, *given, "--mean", "0.485", "0.456", "0.406")
+    assert "--classes names 'a' 2 times" in refused(capsys, *given, *PIXELS, "--classes", "a", "b", "a")
     assert "--std must be above 0" in refused(capsys, *given, "--std", "0", "1", "1")
     assert "leave --mean and --std out" in refused(capsys, *given, *PIXELS, "--in-graph")
     assert "--masks are of the images" in refused(capsys, *given, *PIXELS, "--masks", str(data))
