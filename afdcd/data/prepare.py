@@ -116,7 +116,8 @@ def _render(source: Source, folder: Path, progress: Progress, keep: Keep | None)
     if keep is None:
         source.materialise(folder, advance)
     else:
-        key = hashlib.sha256(json.dumps([source.name, keep.options, keep.code, pillow]).encode()).hexdigest()
+        parts = [source.name, keep.options, keep.code, pillow, np.__version__]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         render_below(source, folder, advance, kept=keep.renderings, key=key)
 
 

@@ -101,6 +101,16 @@ def test_scenes_of_other_options_or_code_are_thrown_away(
     assert run(**other) == 47
 
 
+def test_scenes_of_another_numpy_are_thrown_away(
+    run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its random numbers may be others."""
+    with pytest.raises(UserError, match="disk is full"):
+        run(stop=30)
+    monkeypatch.setattr("numpy.__version__", "1.0")
+    assert run() == 47
+
+
 def test_a_full_disk_while_a_scene_is_written_leaves_no_half_scene(
     tmp_path: Path, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
