@@ -91,7 +91,7 @@ def adopted(path: Path, options: argparse.Namespace) -> Adopted:
     Raises:
         UserError: nothing says what the file's pixels are, or as `deploy.adopt.adopt`.
     """
-    from deploy.adopt import Wanted, adopt  # takes onnx along, which folders do without
+    from deploy.adopt import Wanted, adopt  # takes onnxruntime along, which bundles do without
 
     wanted = Wanted(
         name=options.name or path.stem,

@@ -207,7 +207,7 @@ class Client:
     def _send(
         self, method: str, address: str, parts: Sequence[bytes | memoryview], headers: dict[str, str]
     ) -> None:
-        self._connection.putrequest(method, address, skip_accept_encoding=True)
+        self._connection.putrequest(method, address)  # asks for answers as they are, uncompressed
         for name, value in headers.items():
             self._connection.putheader(name, value)
         if parts:

@@ -25,6 +25,7 @@ class Odd(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.status, self.headers, self.body = 200, dict[str, str](), b""
         self.seen: list[tuple[str, bytes | None]] = []
+        self.encodings: list[str | None] = []
         self.hang_up = False
 
     @property
@@ -42,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:  # noqa: N802
         length = int(self.headers["Content-Length"])
+        self.server.encodings.append(self.headers.get("Accept-Encoding"))
         self.server.seen.append((self.headers.get("Authorization", ""), self.rfile.read(length)))
         self._answer(self.server.status, self.server.headers, self.server.body)
 
@@ -151,3 +153,4 @@ def test_no_images_at_all_are_for_the_server_to_refuse() -> None:
             client.infer("little", IMAGES[:0])
         odd.shutdown()
     assert b'"binary_data_size": 0' in (odd.seen[0][1] or b"")
+    assert odd.encodings == ["identity"], "the client unpacks nothing"
