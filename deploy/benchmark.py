@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,10 @@ import numpy as np
 from afdcd.errors import UserError
 from deploy import hardware
 from deploy.benchmark_worker import Images, Memory, Subject, Times, Turn
-from deploy.bundle import CLASS_MAP, read_manifest
 from deploy.config import BenchmarkConfig, Config
-from deploy.graph import load
 from deploy.latency import Latency, Steadiness, medians, paired_ratio, steadiness, summarise
-from deploy.macs import count
-from deploy.peak import PRECISIONS, Peak
-from deploy.peak import measure as measure_peak
 from deploy.scenarios import Load, Scenario
-from deploy.work import Work
-from deploy.work import of as work_of
-
-ON_CPU = ("onnxruntime", "openvino", "pytorch", "pytorch_compiled")
-"""Backends whose work the processor's peak is the limit of."""
+from deploy.work import Peak, Work
 
 REWARM = 3
 """Untimed calls before each round at most: while the others ran, the caches went cold."""
@@ -307,26 +297,3 @@ def measure(
         hardware=hardware.describe(),
         models=results,
     )
-
-
-def weighed(report: Report, bundles: Mapping[str, Path]) -> Report:
-    """The report with each model's work, held against the machine's peak, which is measured here.
-
-    A bundle without an ONNX graph is left out. The peak is that of the bundles' precision, on their threads.
-    """
-    assert report.input_size is not None
-    shape = (report.settings.batch_size, *report.input_size, 3)
-    manifests = {model: read_manifest(bundle) for model, bundle in bundles.items()}
-    graphs = {model: bundle / CLASS_MAP for model, bundle in bundles.items()}
-    first = next(iter(manifests.values()))
-    known = (
-        first.backend in ON_CPU and first.precision in PRECISIONS and any(map(Path.is_file, graphs.values()))
-    )
-    peak = measure_peak(first.threads, [first.precision]) if known else None
-    work = {}
-    for model, graph in graphs.items():
-        if graph.is_file():
-            macs = count(load(graph), {manifests[model].contract.input.name: shape})
-            best = None if peak is None else peak.gflops[first.precision]
-            work[model] = work_of(macs, report.models[model].own_ms, manifests[model].precision, best)
-    return report.model_copy(update={"peak": peak, "work": work})

@@ -18,8 +18,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from deploy.anyones import open_file
-from deploy.config import Config
 from deploy.sessions.capability import capability
+from deploy.work import Peak
 
 SIDE = 1024
 """Of the square matrices."""
@@ -29,20 +29,6 @@ CHANNELS, CELLS = 256, 48
 
 CALLS = 5
 """Timed calls of each graph; the fastest counts."""
-
-
-class Peak(Config):
-    """1e9 operations a second, a multiplication and an addition counted as two; null where there is no way.
-
-    Attributes:
-        threads: CPU threads they were measured on.
-        gflops: precision -> the best.
-        by: precision -> engine and graph that reached it.
-    """
-
-    threads: int
-    gflops: dict[str, float | None]
-    by: dict[str, str | None]
 
 
 PRECISIONS = ("fp32", "bf16", "int8")

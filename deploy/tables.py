@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -11,17 +12,19 @@ from rich.text import Text
 
 from deploy.benchmark import Report
 from deploy.bundle import Manifest
-from deploy.check import Finding
 from deploy.clashes import Clash
 from deploy.comparison import Compared
 from deploy.evaluate import Score
 from deploy.latency import Latency
-from deploy.macs import Macs
 from deploy.parity import Parity
 from deploy.protocols import ProtocolScore
 from deploy.quantisation import Quantisation
 from deploy.scenarios import Load
 from deploy.work import Work
+
+if TYPE_CHECKING:  # they take onnx along, which a device that measures can do without
+    from deploy.check import Finding
+    from deploy.macs import Macs
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from deploy.config import Config
-from deploy.macs import Macs
+
+if TYPE_CHECKING:
+    from deploy.macs import Macs
+
+
+class Peak(Config):
+    """1e9 operations a second, a multiplication and an addition counted as two; null where there is no way.
+
+    Attributes:
+        threads: CPU threads they were measured on.
+        gflops: precision -> the best.
+        by: precision -> engine and graph that reached it.
+    """
+
+    threads: int
+    gflops: dict[str, float | None]
+    by: dict[str, str | None]
 
 
 class Work(Config):

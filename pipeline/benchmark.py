@@ -6,10 +6,11 @@ from afdcd.data.manifest import Manifest
 from afdcd.errors import UserError
 from afdcd.files import sha256, write_json
 from afdcd.geometry import fit
-from deploy.benchmark import Report, measure, turns, weighed
+from deploy.benchmark import Report, measure, turns
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import MANIFEST, Geometry, read_manifest
 from deploy.progress import bar
+from deploy.weighing import weighed
 from pipeline import paths
 from pipeline.cli import arguments, run
 from pipeline.params import load, named

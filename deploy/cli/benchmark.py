@@ -10,7 +10,7 @@ import numpy as np
 
 from afdcd.errors import UserError
 from deploy import peak, tables, trtexec
-from deploy.benchmark import ON_CPU, Report, Worker, measure, worker_of
+from deploy.benchmark import Report, Worker, measure, worker_of
 from deploy.benchmark_worker import Images, Subject
 from deploy.bundle import CLASS_MAP, read_manifest
 from deploy.cli import Verbs
@@ -24,6 +24,7 @@ from deploy.macs import count as count_macs
 from deploy.plain_graph import holds_half, holds_quantised
 from deploy.progress import bar
 from deploy.scenarios import QUERIES, Load, Scenario, search
+from deploy.weighing import ON_CPU
 from deploy.work import of as work_of
 
 COUNTS = {

@@ -79,11 +79,28 @@ def test_a_kit_is_measured_without_torch_and_by_the_evaluator(kit: Path, tmp_pat
     exact = found.targets["ort_cpu_fp32"].scores["little"]
     assert exact.agreement == 1.0 and exact.miou == known.miou and exact.images == 4
     narrow = found.targets["ort_cpu_int8"]
+    assert narrow.timing is not None and narrow.timing.work["little"].precision == "int8"
     assert narrow.scores["little"].agreement is not None and narrow.scores["little"].agreement > 0.8
     assert narrow.timing is not None and narrow.timing.models["little"].speedup == 1.0
     engine = tmp_path / "back/board/ort_cpu_int8/little"
     assert read_json(engine / "manifest.json") == narrow.engines["little"].model_dump(mode="json")
     assert "take" in done.stdout and "little" in done.stdout
+
+
+def test_a_device_without_onnx_measures_all_but_the_work(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import sys; sys.modules['onnx'] = None; import deploy.cli.measure"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    lines: list[str] = []
+    found = take(kit, tmp_path / "back", tell=lines.append)
+    timing = found.targets["ort_cpu_fp32"].timing
+    assert timing is not None and timing.models["little"].latency_ms.p50 > 0
+    assert timing.work == {} and timing.peak is None
+    assert any(
+        "onnx is not installed here, so work and share of the machine's peak" in line for line in lines
+    )
 
 
 def test_what_it_cannot_run_is_told_with_the_reason(

@@ -10,11 +10,13 @@ import pytest
 from foreign_onnx import by_hand
 from onnx import TensorProto
 
-from deploy import benchmark, peak, work
+from deploy import benchmark, peak, weighing, work
 from deploy.benchmark_worker import Subject
+from deploy.bundle import read_manifest
 from deploy.cli import benchmark as verb
 from deploy.config import BenchmarkConfig
 from deploy.macs import Macs
+from deploy.weighing import weighed
 
 SETTINGS = BenchmarkConfig(batch_size=2, warmup=1, iterations=4, rounds=2, max_cv=0.5)
 
@@ -31,10 +33,10 @@ def test_bundles_are_weighed_in_their_own_precision(
     bundle: Callable[[str], Path], target: str, precision: str
 ) -> None:
     path = bundle(target)
-    contract = benchmark.read_manifest(path).contract
+    contract = read_manifest(path).contract
     batches = [np.zeros((2, *contract.geometry.size, 3), np.uint8)]
     report = benchmark.measure([Subject("little", path, 1)], batches, SETTINGS, inputs="zeros")
-    found = benchmark.weighed(report, {"little": path})
+    found = weighed(report, {"little": path})
     assert found.peak is not None and list(found.peak.gflops) == [precision]
     did, best = found.work["little"], found.peak.gflops[precision]
     assert best is not None and did.precision == precision
@@ -48,10 +50,10 @@ def test_another_device_than_the_processor_has_no_share(
     bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = bundle("ort_cpu_fp32")
-    batches = [np.zeros((2, *benchmark.read_manifest(path).contract.geometry.size, 3), np.uint8)]
+    batches = [np.zeros((2, *read_manifest(path).contract.geometry.size, 3), np.uint8)]
     report = benchmark.measure([Subject("little", path, 1)], batches, SETTINGS, inputs="zeros")
-    monkeypatch.setattr(benchmark, "ON_CPU", ())
-    found = benchmark.weighed(report, {"little": path})
+    monkeypatch.setattr(weighing, "ON_CPU", ())
+    found = weighed(report, {"little": path})
     assert found.peak is None and found.work["little"].share is None and found.work["little"].gmacs > 0
 
 
