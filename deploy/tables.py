@@ -47,7 +47,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
         slim(table)
     for index, name in enumerate(columns):
         if index == 0:
-            table.add_column(name, overflow="fold")
+            table.add_column(name, overflow="fold", min_width=8)
         else:
             table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -90,7 +90,7 @@ def benchmark(
     """Latency, work and load, each in a table; `macs` gives for each model the count or why there is none."""
     table = _table(
         "work a call",
-        ["model", "GMACs", "GFLOP", "effective", "effective GFLOP/s", "precision", "of peak %"],
+        ["model", "GMACs", "GFLOP", "effective", "GFLOP/s", "computes", "of peak %"],
     )
     notes = []
     for name, found in macs.items():
