@@ -16,12 +16,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from afdcd.colours import voc_colour
 from afdcd.config import Normalisation
 from afdcd.errors import UserError
 from afdcd.files import sha256
 from afdcd.geometry import Fit
 from deploy import graph
-from deploy.bundle import CLASS_MAP, LOGITS, ClassMapOutput, Contract, Geometry, ImageInput, Range, colour
+from deploy.bundle import CLASS_MAP, LOGITS, ClassMapOutput, Contract, Geometry, ImageInput, Range
 from deploy.plain_graph import plain
 from deploy.sessions.onnxruntime import open_graph
 
@@ -107,7 +108,7 @@ def adopt(path: Path, wanted: Wanted) -> Adopted:
         output=ClassMapOutput(name=names[1], dtype="uint8"),
         logits=names[2],
         classes=classes,
-        palette=[colour(number) for number in range(shape[1])],
+        palette=[voc_colour(number) for number in range(shape[1])],
         ignore_index=255,
         normalisation=wanted.normalisation,
         geometry=Geometry(size=size, fit=wanted.fit),

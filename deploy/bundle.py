@@ -171,16 +171,6 @@ def words(limit: int | Range) -> str:
     return f"{limit.min}..{limit.max or ''}{steps}"
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    """Colours far apart for neighbouring numbers: the bits of a number, spread as PASCAL VOC does."""
-    red = green = blue = 0
-    for place in range(8):
-        red |= (number >> (3 * place) & 1) << 7 - place
-        green |= (number >> (3 * place + 1) & 1) << 7 - place
-        blue |= (number >> (3 * place + 2) & 1) << 7 - place
-    return red, green, blue
-
-
 def _fits(length: int, limit: int | Range) -> bool:
     if isinstance(limit, int):
         return length == limit

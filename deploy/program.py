@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from afdcd.colours import voc_colour
 from afdcd.config import Normalisation
 from afdcd.errors import UserError
 from deploy.archive import load_program
-from deploy.bundle import ClassMapOutput, Contract, Geometry, ImageInput, Range, colour
+from deploy.bundle import ClassMapOutput, Contract, Geometry, ImageInput, Range
 
 
 class Wanted(NamedTuple):
@@ -116,7 +117,7 @@ def read_network(path: Path, wanted: Wanted) -> tuple[nn.Module, Contract]:
         output=ClassMapOutput(name="class_map", dtype="uint8"),
         logits="logits",
         classes=classes,
-        palette=[colour(number) for number in range(channels)],
+        palette=[voc_colour(number) for number in range(channels)],
         ignore_index=255,
         normalisation=wanted.normalisation or neutral,
         geometry=Geometry(size=size, fit=wanted.fit),

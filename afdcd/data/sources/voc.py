@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from afdcd.colours import voc_colour
 from afdcd.config import IGNORE_INDEX
 from afdcd.data.sources.official import Official, Pairs
 
 LISTS = ("ImageSets", "Segmentation")
-
-
-def colour(index: int) -> tuple[int, int, int]:
-    """VOC's colour of a class: bits 0, 1, 2 of each octal digit become the high bits of red, green, blue."""
-    channels = [0, 0, 0]
-    for place in range(8):
-        for channel in range(3):
-            channels[channel] |= ((index >> (3 * place + channel)) & 1) << (7 - place)
-    return channels[0], channels[1], channels[2]
 
 
 class Voc(Official):
@@ -44,7 +36,7 @@ class Voc(Official):
         *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
         "tvmonitor",
     )
-    palette = tuple(colour(index) for index in range(len(classes)))
+    palette = tuple(voc_colour(index) for index in range(len(classes)))
     label_map = np.full(256, IGNORE_INDEX, dtype=np.uint8)
     label_map[: len(classes)] = np.arange(len(classes))
     valid_ids = frozenset({*range(len(classes)), IGNORE_INDEX})
