@@ -7,14 +7,14 @@ ArgMax in it makes of such scores. Normalisation goes before its nodes, enlargin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from afdcd.colours import voc_colour
 from afdcd.config import Normalisation
@@ -25,9 +25,7 @@ from deploy import graph
 from deploy.bundle import CLASS_MAP, LOGITS, ClassMapOutput, Contract, Geometry, ImageInput, Range
 from deploy.plain_graph import plain
 from deploy.sessions.onnxruntime import open_graph
-
-MARK = "contract/"
-"""Begins the names of the nodes that are added."""
+from deploy.wrapping import free_names, wrapped
 
 _FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 _THROUGH = ("Cast", "Squeeze", "Unsqueeze", "Identity", "Reshape")
@@ -93,8 +91,8 @@ def adopt(path: Path, wanted: Wanted) -> Adopted:
     classes = list(wanted.classes) or [f"class_{number}" for number in range(shape[1])]
     if len(classes) != shape[1]:
         raise UserError(f"{path} tells {shape[1]} classes apart, --classes names {len(classes)}")
-    names = _free_names(fixed)
-    both = _wrapped(fixed, scores, shape, size, wanted.normalisation, batch, names)
+    names = free_names(fixed)
+    both = wrapped(fixed, scores, shape, size, wanted.normalisation, batch, names)
     twins = {
         CLASS_MAP: graph.with_output(both, both.graph.output[0]),
         LOGITS: graph.with_output(both, both.graph.output[1]),
@@ -236,115 +234,6 @@ def _before_argmax(model: onnx.ModelProto, name: str) -> str:
         return name
     axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 0)
     return maker.input[0] if axis in (1, -3) else name
-
-
-def _free_names(model: onnx.ModelProto) -> tuple[str, str, str]:
-    """Names of images, class map and logits that the graph does not use."""
-    used = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    used |= {value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer)}
-
-    def free(name: str) -> str:
-        while name in used:
-            name += "_"
-        return name
-
-    return free("images"), free("class_map"), free("logits")
-
-
-def _wrapped(
-    model: onnx.ModelProto,
-    scores: str,
-    shape: tuple[int, ...],
-    size: tuple[int, int],
-    normalisation: Normalisation,
-    batch: Range,
-    names: tuple[str, str, str],
-) -> onnx.ModelProto:
-    """The graph between bytes and class map, with the logits as a second output."""
-    given = model.graph.input[0]
-    images, class_map, logits = names
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    kind = given.type.tensor_type.elem_type
-    before = list(_before(whole, images, given.name, kind, normalisation))
-    behind = list(_behind(whole, scores, shape, size, batch, logits))
-    behind += [
-        helper.make_node("ArgMax", [logits], [f"{MARK}best"], f"{MARK}argmax", axis=1, keepdims=0),
-        helper.make_node("Cast", [f"{MARK}best"], [class_map], f"{MARK}bytes", to=TensorProto.UINT8),
-    ]
-    nodes = [*before, *model.graph.node, *behind]
-    for part in (whole.graph.node, whole.graph.input, whole.graph.output, whole.graph.value_info):
-        del part[:]
-    whole.graph.node.extend(nodes)
-    first: Any = "batch" if batch.max is None else 1
-    value = helper.make_tensor_value_info
-    whole.graph.input.append(value(images, TensorProto.UINT8, [first, *size, 3]))
-    whole.graph.output.append(value(class_map, TensorProto.UINT8, [first, *size]))
-    whole.graph.output.append(value(logits, TensorProto.FLOAT, [first, shape[1], *size]))
-    return graph.canonical(whole)
-
-
-def _before(
-    model: onnx.ModelProto, images: str, last: str, kind: int, normalisation: Normalisation
-) -> Iterator[onnx.NodeProto]:
-    """Nodes from bytes to what the graph takes, the cast first (for TensorRT); constants go into `model`."""
-    steps: list[tuple[str, npt.NDArray[Any] | None, dict[str, Any]]] = [
-        ("Cast", None, {"to": TensorProto.FLOAT}),
-        ("Transpose", None, {"perm": [0, 3, 1, 2]}),
-    ]
-    if normalisation.order == "bgr":
-        steps.append(("Gather", np.array([2, 1, 0], dtype=np.int64), {"axis": 1}))
-    for operator, values, idle in (("Sub", normalisation.mean, 0.0), ("Div", normalisation.std, 1.0)):
-        if any(value != idle for value in values):
-            steps.append((operator, np.array(values, dtype=np.float32).reshape(1, 3, 1, 1), {}))
-    if kind != TensorProto.FLOAT:
-        steps.append(("Cast", None, {"to": kind}))
-    value = images
-    for number, (operator, constant, attributes) in enumerate(steps):
-        name = f"{MARK}{number}"
-        made = last if number == len(steps) - 1 else name
-        inputs = [value]
-        if constant is not None:
-            model.graph.initializer.append(numpy_helper.from_array(constant, f"{name}_constant"))
-            inputs.append(f"{name}_constant")
-        yield helper.make_node(operator, inputs, [made], name, **attributes)
-        value = made
-
-
-def _behind(
-    model: onnx.ModelProto,
-    scores: str,
-    shape: tuple[int, ...],
-    size: tuple[int, int],
-    batch: Range,
-    logits: str,
-) -> Iterator[onnx.NodeProto]:
-    """Nodes from the scores to float32 logits at the input size; constants go into `model`."""
-
-    def constant(name: str, values: Sequence[int]) -> str:
-        model.graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), MARK + name))
-        return MARK + name
-
-    enlarge = tuple(shape[2:]) != size
-    made = f"{MARK}scores" if enlarge else logits
-    yield helper.make_node("Cast", [scores], [made], f"{MARK}float", to=TensorProto.FLOAT)
-    if not enlarge:
-        return
-    if batch.max is None:
-        yield helper.make_node("Shape", [made], [f"{MARK}shape"], f"{MARK}shape")
-        inputs = [f"{MARK}shape", constant("first", [0])]
-        yield helper.make_node("Gather", inputs, [f"{MARK}batch"], f"{MARK}batch", axis=0)
-        inputs = [f"{MARK}batch", constant("rest", [shape[1], *size])]
-        yield helper.make_node("Concat", inputs, [f"{MARK}sizes"], f"{MARK}sizes", axis=0)
-    sizes = f"{MARK}sizes" if batch.max is None else constant("sizes", [1, shape[1], *size])
-    yield helper.make_node(
-        "Resize",
-        [made, "", "", sizes],
-        [logits],
-        f"{MARK}resize",
-        mode="linear",
-        coordinate_transformation_mode="half_pixel",
-    )
 
 
 def _weights_sha256(path: Path) -> str:

@@ -13,7 +13,7 @@ import onnx
 from afdcd.errors import UserError
 from afdcd.files import atomic_file, atomic_folder, json_text, read_json
 from deploy import tables
-from deploy.adopt import MARK, Adopted
+from deploy.adopt import Adopted
 from deploy.bundle import (
     CLASS_MAP,
     CONTRACT,
@@ -34,6 +34,7 @@ from deploy.graph import to_bytes
 from deploy.pairs import images_of, pair, read, unlabelled
 from deploy.plain_graph import holds_half, holds_quantised, own_interface
 from deploy.quantize import quantize
+from deploy.wrapping import READER
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "onnxruntime_tensorrt")
 
@@ -166,7 +167,5 @@ def _images(options: argparse.Namespace, contract: Contract) -> _Images:
 def _own_file(taken: Adopted, class_map: bytes) -> bytes:
     """The INT8 graph with the file's own input and output."""
     quantised = onnx.load_from_string(class_map)
-    model = own_interface(
-        quantised, taken.model, output=taken.output, scores=taken.scores, reader=f"{MARK}float"
-    )
+    model = own_interface(quantised, taken.model, output=taken.output, scores=taken.scores, reader=READER)
     return to_bytes(model)
