@@ -20,7 +20,6 @@ from deploy.parity import Parity
 from deploy.protocols import ProtocolScore
 from deploy.quantisation import Quantisation
 from deploy.scenarios import Load
-from deploy.work import Work
 
 if TYPE_CHECKING:  # they take onnx along, which a device that measures can do without
     from deploy.check import Finding
@@ -81,12 +80,7 @@ def latency(report: Report) -> Table:
     return table
 
 
-def benchmark(
-    report: Report,
-    macs: Mapping[str, Macs | str],
-    work: Mapping[str, Work],
-    loads: Mapping[str, Sequence[Load]],
-) -> Group:
+def benchmark(report: Report, macs: Mapping[str, Macs | str], loads: Mapping[str, Sequence[Load]]) -> Group:
     """Latency, work and load, each in a table; `macs` gives for each model the count or why there is none."""
     table = _table(
         "work a call",
@@ -98,7 +92,7 @@ def benchmark(
             table.add_row(name, *[_number(None)] * 6)
             notes.append(f"{name}: {found}")
             continue
-        did = work[name]
+        did = report.work[name]
         figures = (found.gmacs, found.gflops, found.effective_gflops, did.gflops_per_second)
         share = None if did.share is None else 100 * did.share
         table.add_row(name, *(_number(value) for value in figures), did.precision, _number(share, 1))

@@ -32,7 +32,8 @@ class Work(Config):
         effective_gflops: 1e9 operations of a call, without the taps that fall into the padding.
         gflops_per_second: these over the engine's own time, or over the whole call where that is not known.
         precision: that the engine computes in.
-        share: of the machine's measured peak in that precision, 0 to 1; null where there is none.
+        share: of the machine's measured peak in that precision; null where there is none. Up to 1, but for
+            the noise of two measurements, and where an engine does better than those the peak was taken from.
     """
 
     gmacs: float

@@ -25,7 +25,8 @@ def render_below(
     with disk_errors(kept):
         mark = kept / _KEY
         if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
-            shutil.rmtree(kept, ignore_errors=True)
+            if kept.exists():
+                shutil.rmtree(kept)
             kept.mkdir(parents=True)
             mark.write_text(key, encoding="utf-8")
     source.materialise(kept, progress)

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
         for name, found in macs.items()
     }
     record["loads"] = {name: [one.model_dump() for one in found] for name, found in loads.items()}
-    show(options, record, tables.benchmark(report, macs, report.work, loads))
+    show(options, record, tables.benchmark(report, macs, loads))
 
 
 def _weighed(

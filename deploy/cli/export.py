@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> None:
     """
     images = read_images(options.images)
     of_program = options.program.suffix == ".pt2"
-    exported, found = (_of_program if of_program else _of_file)(options, images)
+    exported: Exported | Adopted
+    exported, found = _of_program(options, images) if of_program else _of_file(options, images)
     with atomic_folder(options.exported) as folder:
         for name, content in exported.files.items():
             (folder / name).write_bytes(content)
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     show(options, record, tables.parity(found, "PyTorch" if of_program else str(options.program)))
 
 
-def _of_file(options: argparse.Namespace, images: list[Pixels]) -> tuple[Exported | Adopted, Parity]:
+def _of_file(options: argparse.Namespace, images: list[Pixels]) -> tuple[Adopted, Parity]:
     """An ONNX file, its nodes as they are."""
     if options.opset is not None:
         raise UserError(f"--opset is for a .pt2; {options.program} keeps its own")
@@ -78,7 +79,7 @@ def _of_file(options: argparse.Namespace, images: list[Pixels]) -> tuple[Exporte
     return taken, found
 
 
-def _of_program(options: argparse.Namespace, images: list[Pixels]) -> tuple[Exported | Adopted, Parity]:
+def _of_program(options: argparse.Namespace, images: list[Pixels]) -> tuple[Exported, Parity]:
     """A program of PyTorch, translated."""
     for name in ("in_graph", "output"):
         if getattr(options, name) is not None:
