@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,6 +89,18 @@ def picture(number: int) -> Sample:
 def pictures(numbers: range) -> npt.NDArray[np.uint8]:
     """(N, H, W, 3)."""
     return np.stack([picture(number).image for number in numbers])
+
+
+def write_pictures(folder: Path, numbers: range, masks: Path | None = None) -> None:
+    """`<number>.png` below `folder`, and their labels of the same names below `masks`."""
+    for kind in (folder, masks):
+        if kind is not None:
+            kind.mkdir()
+    for number in numbers:
+        sample = picture(number)
+        Image.fromarray(sample.image).save(folder / f"{number}.png")
+        if masks is not None:
+            Image.fromarray(sample.labels).save(masks / f"{number}.png")
 
 
 def train_little(steps: int = 60) -> LittleNet:

@@ -16,8 +16,7 @@ import onnx
 import pytest
 import torch
 from foreign_onnx import by_hand, export_plain
-from little_net import SIZE, LittleNet, picture
-from PIL import Image
+from little_net import SIZE, LittleNet, write_pictures
 
 from afdcd.files import read_json, write_json
 from deploy.__main__ import main
@@ -33,12 +32,7 @@ ENGINES = [["--backend", "onnxruntime"], ["--backend", "openvino"]]
 @pytest.fixture
 def images(tmp_path: Path) -> str:
     """Three pictures, and their masks in the folder masks beside it."""
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    for number in range(3):
-        sample = picture(number)
-        Image.fromarray(sample.image).save(tmp_path / "images" / f"{number}.png")
-        Image.fromarray(sample.labels).save(tmp_path / "masks" / f"{number}.png")
+    write_pictures(tmp_path / "images", range(3), tmp_path / "masks")
     return str(tmp_path / "images")
 
 

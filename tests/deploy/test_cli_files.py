@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from little_net import picture
-from PIL import Image
+from little_net import write_pictures
 
 from deploy.__main__ import main
 from deploy.bundle import CONTRACT, PARITY, write_model
@@ -26,13 +24,8 @@ def folder(tmp_path: Path, exported: Exported) -> Path:
         (made / name).write_bytes(content)
     write_model(made / CONTRACT, exported.contract)
     write_model(made / PARITY, Parity(images=1, agreement=1.0, max_relative_error=0.0, sqnr_db=None))
-    for kind, numbers in (("calibration", range(8)), ("image", range(100, 104))):
-        (tmp_path / kind).mkdir()
-        for number in numbers:
-            Image.fromarray(picture(number).image).save(tmp_path / kind / f"{number}.png")
-    (tmp_path / "mask").mkdir()
-    for number in range(100, 104):
-        Image.fromarray(np.asarray(picture(number).labels)).save(tmp_path / "mask" / f"{number}.png")
+    write_pictures(tmp_path / "calibration", range(8))
+    write_pictures(tmp_path / "image", range(100, 104), tmp_path / "mask")
     return made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from foreign_onnx import PIXELS, by_hand, export_plain
-from little_net import LittleNet, picture
+from little_net import LittleNet, picture, write_pictures
 from onnx import TensorProto
 from PIL import Image
 
@@ -30,13 +30,8 @@ def net(tmp_path_factory: pytest.TempPathFactory, little: LittleNet) -> str:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """calibration, image and mask."""
     root = tmp_path_factory.mktemp("data")
-    for kind, numbers in (("calibration", range(12)), ("image", range(100, 104))):
-        (root / kind).mkdir()
-        for number in numbers:
-            Image.fromarray(picture(number).image).save(root / kind / f"{number}.png")
-    (root / "mask").mkdir()
-    for number in range(100, 104):
-        Image.fromarray(np.asarray(picture(number).labels)).save(root / "mask" / f"{number}.png")
+    write_pictures(root / "calibration", range(12))
+    write_pictures(root / "image", range(100, 104), root / "mask")
     return root
 
 

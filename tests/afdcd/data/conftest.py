@@ -1,7 +1,11 @@
-"""A CamVid of a few random pixels, in either layout."""
+"""A CamVid of a few random pixels, in either layout, and a prepare that is killed."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,3 +34,23 @@ def write_camvid() -> Writer:
         return root
 
     return write
+
+
+@pytest.fixture
+def kill_after(tmp_path: Path) -> Callable[[str, int, str], None]:
+    """Run Python code on `tmp_path`; kill -9 after so many lines, all of which begin with `line`."""
+
+    def kill(code: str, lines: int, line: str) -> None:
+        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path},
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(lines):
+                assert process.stdout.readline().startswith(line)
+            process.send_signal(signal.SIGKILL)
+
+    return kill

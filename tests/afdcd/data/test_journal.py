@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,18 +137,10 @@ module.prepare(
 
 
 def test_after_a_kill_it_goes_on_and_gives_the_same(
-    tmp_path: Path, root: Path, run: Callable[..., tuple[int, bytes]]
+    run: Callable[..., tuple[int, bytes]], kill_after: Callable[[str, int, str], None]
 ) -> None:
     whole = run()
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}, text=True
-    ) as process:
-        assert process.stdout is not None
-        for _ in range(12):
-            assert process.stdout.readline().startswith("checking 40 1")
-        process.send_signal(signal.SIGKILL)
+    kill_after(KILLED, 12, "checking 40 1")
     time.sleep(0.1)
     opened_again, rows = run()
     assert 1 <= opened_again <= 40 - 10 and rows == whole[1]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,17 +67,11 @@ prepare(
 """
 
 
-def test_after_a_kill_it_goes_on_and_gives_the_same(tmp_path: Path, run: Callable[..., int]) -> None:
+def test_after_a_kill_it_goes_on_and_gives_the_same(
+    tmp_path: Path, run: Callable[..., int], kill_after: Callable[[str, int, str], None]
+) -> None:
     assert run(into="whole") == 47
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}, text=True
-    ) as process:
-        assert process.stdout is not None
-        for _ in range(12):
-            assert process.stdout.readline() == "rendering 47 1\n"
-        process.send_signal(signal.SIGKILL)
+    kill_after(KILLED, 12, "rendering 47 1\n")
     assert not (tmp_path / "prepared").exists()
     assert run() <= 47 - 12
     assert contents(tmp_path / "prepared") == contents(tmp_path / "whole")
