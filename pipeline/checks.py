@@ -150,6 +150,8 @@ def _data(params: Params) -> Iterator[str]:
 
 def _wanted(name: str, source: Source | None) -> str:
     """What belongs into a missing root and where to get it, in the source's own words if it has some."""
+    if source is not None and source.total:
+        return f"make that folder; {name} renders its images and reads none"
     try:
         for _ in source.samples(Path()) if source else ():
             break

@@ -207,6 +207,11 @@ def test_a_missing_data_root(project: Path, edited: Edited) -> None:
     assert "place the images there as images/{train,val,test} and masks/{train,val,test}" in line
 
 
+def test_a_missing_root_of_a_set_that_is_rendered(project: Path, edited: Edited) -> None:
+    line = complaint(edited({"dataset.root": "nowhere"}))
+    assert line.endswith("make that folder; streets renders its images and reads none")
+
+
 def test_a_missing_root_of_a_set_behind_a_login(project: Path, edited: Edited) -> None:
     options = {"holdout": 300, "masks": "label_ids", "partial": False}
     line = complaint(
