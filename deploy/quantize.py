@@ -22,6 +22,9 @@ from deploy.quantisation import Candidate, Layer, Quantisation
 
 Files = dict[str, bytes]
 
+_TENTH = 1e-3
+"""A tenth of a point: so much mIoU or agreement on val decides nothing."""
+
 
 class Typed(NamedTuple):
     """The content of the files for a target, and the record of how they came about."""
@@ -58,10 +61,10 @@ def quantize(
 ) -> Typed:
     """INT8: each calibration, with and without the most sensitive layers in float; the best on val is kept.
 
-    The best loses least mIoU against the float graph, in tenths of a point: more than the float graph's own
-    is chance, and counts as no loss. Among equals it has the highest agreement with the float graph, in
-    tenths of a point; then the fewest layers in float, since these cost time; then the highest SQNR. Both
-    twins come from one quantised graph, so that their scales are the same.
+    A tenth of a point more is no reason on so few images. So those compete that lose hardly more mIoU than
+    the least, more than the float graph's own counting as no loss; of these, those that agree with the float
+    graph hardly less than the most; and of these the fewest layers in float win, since they cost time, then
+    the highest SQNR. Both twins come from one quantised graph, so that their scales are the same.
 
     Args:
         exported: class_map.onnx and logits.onnx in float.
@@ -101,7 +104,7 @@ def quantize(
             made[name], layers[name] = way.files(method, left, bits), found
             cost = judge(name, made[name])
             scores.append(Candidate(name=name, kept=left, weight_bits=bits, **cost._asdict()))
-    best = max(scores, key=lambda score: _merit(score, judge.float_miou))
+    best = _best(scores, judge.float_miou)
     record = Quantisation(
         precision="int8",
         preset=preset,
@@ -119,13 +122,23 @@ def quantize(
     return Typed(made[best.name], record)
 
 
-def _merit(candidate: Candidate, float_miou: float | None) -> tuple[float, float, int, float]:
-    """What a candidate is compared by, the more the better."""
-    loss = 0.0
-    if float_miou is not None and candidate.miou is not None:
-        loss = round(max(0.0, float_miou - candidate.miou), 3)
-    sqnr = np.inf if candidate.sqnr_db is None else candidate.sqnr_db
-    return -loss, round(candidate.agreement, 3), -len(candidate.kept), sqnr
+def _best(candidates: Sequence[Candidate], float_miou: float | None) -> Candidate:
+    """The candidate that `quantize` keeps."""
+
+    def loss(candidate: Candidate) -> float:
+        if float_miou is None or candidate.miou is None:
+            return 0.0
+        return max(0.0, float_miou - candidate.miou)
+
+    least = min(map(loss, candidates))
+    equal = [candidate for candidate in candidates if loss(candidate) <= least + _TENTH]
+    most = max(candidate.agreement for candidate in equal)
+    equal = [candidate for candidate in equal if candidate.agreement >= most - _TENTH]
+
+    def merit(candidate: Candidate) -> tuple[int, float]:
+        return -len(candidate.kept), np.inf if candidate.sqnr_db is None else candidate.sqnr_db
+
+    return max(equal, key=merit)
 
 
 def _name(method: Calibration, weight_bits: int, kept: Sequence[str]) -> str:

@@ -62,8 +62,9 @@ def _note(records: list[Quantisation]) -> str:
     first = records[0]
     return (
         f"Calibrated on {first.calibration_images} training images, judged on {first.val_images} val images: "
-        "the smallest loss of mIoU in tenths of a point wins (more than the float graph has is chance), "
-        "then the highest agreement with it, then the fewest layers in float. SQNR: power of the float "
-        "logits over that of the difference; of a layer, the same for its own output. "
+        "the smallest loss of mIoU wins (more than the float graph has is chance); within a tenth of a point "
+        "of it the highest agreement with the float graph; within a tenth of a point of that the fewest "
+        "layers in float. SQNR: power of the float logits over that of the difference; of a layer, the same "
+        "for its own output. "
         "deploy.quantize.keep_float says how many may stay in float."
     )

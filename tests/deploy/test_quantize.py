@@ -23,7 +23,7 @@ from deploy.parity import compare
 from deploy.precision import variant
 from deploy.presets import require_preset
 from deploy.quantisation import Candidate, Quantisation
-from deploy.quantize import Typed, _merit, narrowed, quantize, unchanged
+from deploy.quantize import Typed, _best, narrowed, quantize, unchanged
 from deploy.sessions import open_backend
 from deploy.sessions.capability import GPU_PRECISIONS, PRECISIONS
 
@@ -292,6 +292,9 @@ def test_sensitive_layers_stay_in_float_where_that_gains_on_val(exported: Export
         ([(0.4996, 0.97, 0), (0.5, 0.96, 0)], 0),  # less than a tenth of a point is no loss
         ([(0.5, 0.9701, 2), (0.5, 0.9703, 0)], 1),  # nor is it a gain that layers in float are worth
         ([(0.5, 0.99, 2), (0.5, 0.97, 0)], 0),  # this is one
+        ([(0.49949, 0.97, 0), (0.49951, 0.97, 2)], 0),  # wherever the tenths begin
+        ([(0.5, 0.97051, 2), (0.5, 0.97049, 0)], 1),
+        ([(0.4991, 0.98, 0), (0.5, 0.96, 0), (0.498, 0.99, 0)], 0),  # equals of the best, not of each other
         ([(0.4, 0.9, 2), (0.4, 0.9, 1)], 1),
     ],
 )
@@ -300,8 +303,7 @@ def test_what_makes_a_candidate_the_best(candidates: list[tuple[float, float, in
         Candidate(name="", kept=["a", "b"][:kept], miou=miou, agreement=agreement, sqnr_db=30.0)
         for miou, agreement, kept in candidates
     ]
-    merits = [_merit(candidate, 0.5) for candidate in made]
-    assert merits.index(max(merits)) == best
+    assert made.index(_best(made, 0.5)) == best
 
 
 def test_layers_that_gain_nothing_are_quantised(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
