@@ -58,8 +58,7 @@ def test_int8_of_a_file_and_a_bundle_without_labels(
     assert record["float_miou"] is None and record["val_images"] == 3 and record["calibration_images"] == 9
     chosen = next(one for one in record["candidates"] if one["name"] == record["chosen"])
     assert chosen["miou"] is None and chosen["agreement"] > 0.97 and chosen["sqnr_db"] > 15
-    most = max(round(one["agreement"], 3) for one in record["candidates"])
-    assert round(chosen["agreement"], 3) == most
+    assert chosen["agreement"] >= max(one["agreement"] for one in record["candidates"]) - 1e-3
 
     before, after = onnx.load(net, load_external_data=False), onnx.load(int8)
     for part in ("input", "output"):
