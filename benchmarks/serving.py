@@ -1,4 +1,4 @@
-"""What the server adds to an engine, against what was asked of it, in one table; about six minutes.
+"""What the server adds to an engine, against what was asked of it, in one table; about four minutes.
 
 python benchmarks/serving.py
 
