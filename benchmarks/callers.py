@@ -40,7 +40,7 @@ def triton(kind: str, address: str, model: str, images: np.ndarray) -> Callable[
     return make
 
 
-class Spoken:
+class SpokenHTTP:
     """A request over HTTP whose bytes were made beforehand; of the answer only the length is read."""
 
     def __init__(self, address: str, model: str, images: np.ndarray) -> None:
@@ -71,15 +71,14 @@ class Spoken:
             got += some
             head = re.match(ANSWERED, self._answer[:got])
         whole = head.end() + int(head[1])
-        if not fill(self._socket, self._answer[got:whole]):
-            raise ConnectionError("the server went away")
+        take(self._socket, self._answer[got:whole])
 
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
 
 
-class SpokenRemotely:
+class SpokenGRPC:
     """A call over gRPC whose message was made beforehand; the bytes of the answer are not parsed."""
 
     def __init__(self, address: str, model: str, images: np.ndarray) -> None:
@@ -97,7 +96,7 @@ class SpokenRemotely:
         self._channel.close()
 
 
-SPOKEN: dict[str, Callable[[str, str, np.ndarray], Any]] = {"HTTP": Spoken, "gRPC": SpokenRemotely}
+SPOKEN: dict[str, Callable[[str, str, np.ndarray], Any]] = {"HTTP": SpokenHTTP, "gRPC": SpokenGRPC}
 
 
 class Bare:
@@ -122,7 +121,7 @@ class Bare:
 
     def _over_socket(self) -> None:
         self._calls.sendall(self._images.data)
-        fill(self._calls, self._map)
+        take(self._calls, self._map)
 
     def close(self) -> None:
         """End the process."""
@@ -140,6 +139,12 @@ def fill(line: socket.socket, into: memoryview) -> bool:
             return False
         got += some
     return True
+
+
+def take(line: socket.socket, into: memoryview) -> None:
+    """Read so many bytes, which must come."""
+    if not fill(line, into):
+        raise ConnectionError("the server went away")
 
 
 def answer_socket(session: Session) -> None:

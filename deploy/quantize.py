@@ -61,10 +61,11 @@ def quantize(
 ) -> Typed:
     """INT8: each calibration, with and without the most sensitive layers in float; the best on val is kept.
 
-    A tenth of a point more is no reason on so few images. So those compete that lose hardly more mIoU than
-    the least, more than the float graph's own counting as no loss; of these, those that agree with the float
-    graph hardly less than the most; and of these the fewest layers in float win, since they cost time, then
-    the highest SQNR. Both twins come from one quantised graph, so that their scales are the same.
+    A tenth of a point decides nothing on so few images. Those compete that lose at most that much more mIoU
+    than the least, where more than the float graph's own counts as no loss; of these, those whose agreement
+    with the float graph is at most that much below the highest; and of these the fewest layers in float win,
+    since they cost time, then the highest SQNR. Both twins come from one quantised graph, so that their
+    scales are the same.
 
     Args:
         exported: class_map.onnx and logits.onnx in float.

@@ -65,6 +65,5 @@ def _note(records: list[Quantisation]) -> str:
         "the smallest loss of mIoU wins (more than the float graph has is chance); within a tenth of a point "
         "of it the highest agreement with the float graph; within a tenth of a point of that the fewest "
         "layers in float. SQNR: power of the float logits over that of the difference; of a layer, the same "
-        "for its own output. "
-        "deploy.quantize.keep_float says how many may stay in float."
+        "for its own output. deploy.quantize.keep_float says how many may stay in float."
     )

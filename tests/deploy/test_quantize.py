@@ -294,6 +294,8 @@ def test_sensitive_layers_stay_in_float_where_that_gains_on_val(exported: Export
         ([(0.5, 0.99, 2), (0.5, 0.97, 0)], 0),  # this is one
         ([(0.49949, 0.97, 0), (0.49951, 0.97, 2)], 0),  # wherever the tenths begin
         ([(0.5, 0.97051, 2), (0.5, 0.97049, 0)], 1),
+        ([(0.4988, 0.98, 0), (0.5, 0.96, 0)], 1),  # more than a tenth decides
+        ([(0.5, 0.9712, 2), (0.5, 0.97, 0)], 0),
         ([(0.4991, 0.98, 0), (0.5, 0.96, 0), (0.498, 0.99, 0)], 0),  # equals of the best, not of each other
         ([(0.4, 0.9, 2), (0.4, 0.9, 1)], 1),
     ],
