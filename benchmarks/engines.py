@@ -8,7 +8,8 @@ CPU time of the process is told, which other work on the machine hardly changes;
 rounds of ratios in the same round. Weights are random: for accuracy see `python -m deploy evaluate`. Eager
 PyTorch is measured in both layouts, since channels_last is not always the faster one; ratios in the tables
 count from channels_last, those of `reach` from what each line names. INT8 is calibrated on noise, which
-changes no speed. The teacher is measured on fp32 engines alone.
+changes no speed. The teacher is measured on fp32 engines alone. `+winograd` is an engine on the graph that
+`deploy.winograd` makes; the name alone is the engine on the graph as it was exported.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 import yaml
 
 from afdcd.config import ModelConfig
 from afdcd.models.segmenter import build_segmenter
-from deploy import graph, qdq
+from deploy import graph, qdq, winograd
+from deploy.build import WINOGRAD
 from deploy.bundle import CLASS_MAP, ClassMapOutput, Contract, Geometry, ImageInput, Range
 from deploy.export import Deployable, export
 from deploy.sessions import open_backend
@@ -49,6 +52,7 @@ REACH = (
         1.3,
     ),
     ("INT8 against fp32 of ONNX Runtime", "dlv3_r18 onnxruntime int8", "dlv3_r18 onnxruntime fp32", 2.8, 3.2),
+    ("INT8 against the best fp32 engine", "dlv3_r18 engine int8", "dlv3_r18 engine fp32", None, None),
     ("INT8 against fp32 of OpenVINO", "dlv3_r18 openvino int8", "dlv3_r18 openvino fp32", None, None),
     ("bf16 against fp32 of OpenVINO", "dlv3_r18 openvino bf16", "dlv3_r18 openvino fp32", 1.9, None),
     ("mobile student: best engine against eager", "dlv3_mbv2 engine", "dlv3_mbv2 eager", 3.0, 5.0),
@@ -118,8 +122,6 @@ def _int8(files: dict[str, bytes], image: np.ndarray, backend: str) -> dict[str,
         from deploy.nncf_int8 import quantise
 
         return quantise(files[CLASS_MAP], image, logits="logits", method="minmax", percentile=99.99).files
-    import onnx
-
     model = qdq.flatten_normalisation(onnx.load_from_string(files[CLASS_MAP]))
     ranges = qdq.ranges(model, image, method="minmax", percentile=99.99, what="calibration")
     return {CLASS_MAP: graph.to_bytes(graph.canonical(qdq.insert(model, ranges)))}
@@ -142,16 +144,30 @@ def forms(name: str, size: tuple[int, int], stack: ExitStack) -> dict[str, Call]
                 continue
             if name == TEACHER and (backend.startswith("pytorch") or precision != "fp32"):
                 continue
-            files = _int8(exported.files, image, backend) if precision == "int8" else exported.files
-            session = open_backend(
-                backend,
-                exported.contract,
-                files.__getitem__,
-                threads=1,
-                precision=precision,  # type: ignore[arg-type]
-            )
-            stack.enter_context(session)
-            found[f"{name} {backend} {precision}"] = lambda session=session: session.infer(image)  # type: ignore[misc]
+            for form, files in _files(exported.files, image, backend, precision).items():
+                session = open_backend(
+                    backend,
+                    exported.contract,
+                    files.__getitem__,
+                    threads=1,
+                    precision=precision,  # type: ignore[arg-type]
+                )
+                stack.enter_context(session)
+                found[f"{name} {backend}{form} {precision}"] = lambda session=session: session.infer(image)  # type: ignore[misc]
+    return found
+
+
+def _files(
+    exported: dict[str, bytes], image: np.ndarray, backend: str, precision: str
+) -> dict[str, dict[str, bytes]]:
+    """What the engine runs, by the form of the graph."""
+    if precision == "int8":
+        return {"": _int8(exported, image, backend)}
+    found = {"": exported}
+    if (backend, precision) in WINOGRAD:
+        model, names = winograd.rewrite(onnx.load_from_string(exported[CLASS_MAP]))
+        if names:
+            found["+winograd"] = {CLASS_MAP: graph.to_bytes(model)}
     return found
 
 

@@ -37,6 +37,9 @@ ENGINE_FILES = (CLASS_MAP, LOGITS, PROGRAM, *ir_names(CLASS_MAP), *ir_names(LOGI
 PLANNED = ("tensorrt", "tensorrt_rtx")
 """Backends whose graphs become plans of one machine; the graphs stay in the bundle, to rebuild them from."""
 
+WINOGRAD = frozenset({("onnxruntime", "fp32"), ("openvino", "fp32")})
+"""Backends and precisions that have no such convolutions of their own, and lose no accuracy by them."""
+
 TIMINGS = "timing"
 """Folder beside the bundles of a target: TensorRT's measured kernel times, one file a version and GPU."""
 
@@ -67,6 +70,7 @@ def build(
             (folder / name).write_bytes((typed / name).read_bytes())
         _check(folder, names, spec)
         names += _plans(folder, spec, contract, bundle.parent / TIMINGS)
+        winograd = _fastest(folder, spec, contract)
         manifest = Manifest(
             format=1,
             model=contract.model,
@@ -80,6 +84,7 @@ def build(
             parity=read_json(typed / PARITY),
             hardware=hardware,
             versions=versions(),
+            winograd=winograd,
             measured=None,
         )
         write_model(folder / MANIFEST, manifest)
@@ -133,6 +138,18 @@ def _plans(folder: Path, spec: TargetConfig, contract: Contract, timing: Path) -
     from deploy.tensorrt.store import write_plans  # takes onnx along, which other targets do without
 
     return write_plans(folder, spec.backend, contract, spec.precision, timing=timing)
+
+
+def _fastest(folder: Path, spec: TargetConfig, contract: Contract) -> list[str]:
+    """Give the graphs the form that is the fastest here; the convolutions that took Winograd's."""
+    if (spec.backend, spec.precision) not in WINOGRAD:
+        return []
+    from deploy.form import fastest  # takes onnx along, which other targets do without
+
+    found = fastest({name: (folder / name).read_bytes() for name in (CLASS_MAP, LOGITS)}, contract, spec)
+    for name, content in found.files.items():
+        (folder / name).write_bytes(content)
+    return found.winograd
 
 
 def _try(folder: Path, manifest: Manifest) -> None:

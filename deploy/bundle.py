@@ -139,6 +139,7 @@ class Manifest(Config):
         parity: the exported graph against PyTorch.
         hardware: the machine that built the engine.
         versions: of the packages that made and load it.
+        winograd: convolutions of the exported graph that this engine computes by Winograd's algorithm.
         measured: accuracy, latency and provenance; None until `release` fills it.
     """
 
@@ -154,6 +155,7 @@ class Manifest(Config):
     parity: dict[str, Any]
     hardware: dict[str, Any]
     versions: dict[str, str]
+    winograd: list[str] = []
     measured: dict[str, Any] | None
 
     def size(self) -> int:
@@ -161,6 +163,11 @@ class Manifest(Config):
         plan = [name for name in (plan_name(CLASS_MAP),) if name in self.files]
         shipped = plan or [name for name in (CLASS_MAP, *ir_names(CLASS_MAP)) if name in self.files]
         return sum(self.files[name].bytes for name in shipped or [PROGRAM])
+
+    def form(self) -> str:
+        """What to add for people where convolutions are computed otherwise than in the exported graph."""
+        count = len(self.winograd)
+        return f", {count} convolution{'s' * (count > 1)} by Winograd's algorithm" if count else ""
 
 
 def words(limit: int | Range) -> str:

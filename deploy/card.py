@@ -13,7 +13,7 @@ Semantic segmentation into {count} classes: {classes}.
 - **In**: uint8 RGB images (B, {height}, {width}, 3), values 0..255; `afdcd.geometry.fit` ({fit}) brings any
   image to that size. **Out**: uint8 class numbers (B, {height}, {width}). Normalisation, upsampling and
   argmax are inside the graph.
-- **Engine**: {backend}, {precision}, {megabytes:.2f} MB, {parameters:,} parameters.
+- **Engine**: {backend}, {precision}, {megabytes:.2f} MB, {parameters:,} parameters{form}.
 - **Accuracy** on the {images} images of the {split} split of {data}, on this engine: mIoU {miou:.2f}, pixel
   accuracy {accuracy:.2f}, {agreement:.3f} % of pixels as in PyTorch.
 - **Latency** at batch {batch} on {threads} thread(s) of {cpu}: p50 {p50:.3f} ms,
@@ -61,6 +61,7 @@ def card(manifest: Manifest, measured: dict[str, Any]) -> str:
         precision=manifest.precision,
         megabytes=manifest.size() / 1e6,
         parameters=contract.parameters,
+        form=manifest.form(),
         images=accuracy["images"],
         split=accuracy["split"],
         data=provenance["data"]["name"],

@@ -226,7 +226,8 @@ def contents(manifest: Manifest) -> Table:
     """The files of a verified bundle."""
     table = _table(
         f"{manifest.model} on {manifest.target}: {manifest.backend} {manifest.precision}, "
-        f"{len(manifest.contract.classes)} classes, all files as the manifest says",
+        f"{len(manifest.contract.classes)} classes, all files as the manifest says"
+        f"{manifest.form()}",
         ["file", "bytes", "SHA-256"],
     )
     for name, record in manifest.files.items():

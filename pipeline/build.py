@@ -23,7 +23,10 @@ def main(given: list[str]) -> None:
         spec=named(load().deploy.specs, target, "target"),
         hardware=read_json(paths.HARDWARE),
     )
-    print(f"{model} for {target}: {manifest.size() / 1e6:.2f} MB, {manifest.backend} {manifest.precision}")
+    print(
+        f"{model} for {target}: {manifest.size() / 1e6:.2f} MB, {manifest.backend} {manifest.precision}"
+        f"{manifest.form()}"
+    )
 
 
 if __name__ == "__main__":
