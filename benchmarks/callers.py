@@ -17,6 +17,7 @@ import numpy as np
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from made_engines import SIZE, Call
+from spoken_grpc import Unary
 from tritonclient.grpc import service_pb2
 
 from deploy.sessions import Session, open_session
@@ -78,13 +79,16 @@ class SpokenHTTP:
         self._socket.close()
 
 
-class SpokenGRPC:
-    """A call over gRPC whose message was made beforehand; the bytes of the answer are not parsed."""
+def spoken_grpc(address: str, model: str, images: np.ndarray) -> Unary:
+    """A call over gRPC whose bytes were made beforehand; of the answer only frames and status are read."""
+    return Unary(address, INFER, message(model, images))
+
+
+class LibraryGRPC:
+    """The same call by grpcio's own client; the bytes of the answer are not parsed."""
 
     def __init__(self, address: str, model: str, images: np.ndarray) -> None:
-        asked = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
-        asked.inputs.add(name="images", datatype="UINT8", shape=images.shape)
-        self._message = asked.SerializeToString()
+        self._message = message(model, images)
         self._channel = grpc.insecure_channel(address)
         self._infer = self._channel.unary_unary(INFER)
 
@@ -96,7 +100,14 @@ class SpokenGRPC:
         self._channel.close()
 
 
-SPOKEN: dict[str, Callable[[str, str, np.ndarray], Any]] = {"HTTP": SpokenHTTP, "gRPC": SpokenGRPC}
+def message(model: str, images: np.ndarray) -> bytes:
+    """A ModelInferRequest."""
+    asked = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[images.tobytes()])
+    asked.inputs.add(name="images", datatype="UINT8", shape=images.shape)
+    return bytes(asked.SerializeToString())
+
+
+SPOKEN: dict[str, Callable[[str, str, np.ndarray], Any]] = {"HTTP": SpokenHTTP, "gRPC": spoken_grpc}
 
 
 class Bare:
@@ -109,9 +120,8 @@ class Bare:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._ends, port = self._process.stdin, int(self._process.stdout.readline())
         if kind == "gRPC":
-            self._calls = grpc.insecure_channel(f"127.0.0.1:{port}")
-            infer, content = self._calls.unary_unary(INFER), images.tobytes()
-            self._ask: Call = lambda: infer(content)
+            self._calls: Any = Unary(f"127.0.0.1:{port}", INFER, images.tobytes())
+            self._ask: Call = self._calls
         else:
             self._calls = socket.create_connection(("127.0.0.1", port))
             self._ask = self._over_socket

@@ -9,11 +9,15 @@ round. The time added at one client is the median over rounds of differences bet
 in a row and that of some calls of a bare session.
 
 A client's own work is none of the server's, but it shares the cores and the clock. So both are told twice.
-"The server alone" is asked with bytes that were made beforehand, and its answer is read but not parsed; its
-time added is that beyond a bare socket in a process of its own, which takes and gives the same bytes and runs
-the same engine (two copies through the kernel, two processes woken: no server can do without). A bare server
-of grpcio, which knows nothing but the number of bytes, tells what of gRPC's is that library's. The other
-lines hold the whole work of `tritonclient`'s libraries; as to throughput they must reach what is asked too.
+"The server alone" is asked over a plain socket with bytes that were made beforehand, of HTTP and of gRPC
+(`spoken_grpc.py`), and its answer is read but not parsed: all that its own library and code take is counted,
+nothing of a client's. Its time added is that beyond a bare socket in a process of its own, which takes and
+gives the same bytes and runs the same engine (two copies through the kernel, two processes woken: no server
+can do without). A bare server of grpcio, asked over the same plain socket and knowing nothing but the number
+of bytes, tells what of gRPC's is that library's. "grpcio's client" sends the same message through that
+library and leaves the answer unparsed; its line less the server's is what it takes itself. The lines of
+`tritonclient` hold the whole work of its libraries; as to throughput they must reach what is asked too.
+The lines of clients and of the bare servers are beyond a bare session, the socket's time included.
 The CPU time is that of the server's process a request of the light engine, less that of a bare session's
 call here; other work on the machine raises it. Memory is compared after as many requests of the same kind as
 are counted.
@@ -35,7 +39,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
-from callers import LIBRARIES, SPOKEN, Bare, triton
+from callers import LIBRARIES, SPOKEN, Bare, LibraryGRPC, triton
 from made_engines import SIZE, Call, cpu_ms, heavy, write_bundle
 
 from deploy.sessions import open_session
@@ -44,6 +48,7 @@ CLIENTS, ROUNDS, STARTS = 8, 5, 5
 SECONDS = 6.0
 BLOCKS, BLOCK = 8, 40
 LIGHT, SOAK = 4000, 20_000
+CLIENT = "grpcio's client"
 BARE = {"HTTP": "a bare socket", "gRPC": "a bare server of grpcio"}
 
 
@@ -154,6 +159,8 @@ def throughputs(folder: Path, server: Server, images: np.ndarray) -> list[Row]:
     for kind, address in server.addresses.items():
         askers[_alone(kind)] = lambda kind=kind, at=address: SPOKEN[kind](at, "heavy", images)  # type: ignore[misc]
         askers[_tritonclient(kind)] = triton(kind, address, "heavy", images)
+    at = server.addresses["gRPC"]
+    askers[CLIENT] = lambda: LibraryGRPC(at, "heavy", images)
     shares: dict[str, list[float]] = {name: [] for name in askers}
     for _ in range(ROUNDS):
         whole = Loop(bare, seconds=SECONDS).rate
@@ -161,7 +168,7 @@ def throughputs(folder: Path, server: Server, images: np.ndarray) -> list[Row]:
             shares[name].append(Loop([asks] * CLIENTS, seconds=SECONDS).rate / whole)
     asked = {"HTTP": (">= 0.92", "0.97"), "gRPC": (">= 0.90", "0.97")}
     return [
-        Row(f"throughput, {name}", statistics.median(found), "", *asked[name.split()[-1]])
+        Row(f"throughput, {name}", statistics.median(found), "", *asked.get(name.split()[-1], ()))
         for name, found in shares.items()
     ]
 
@@ -174,11 +181,13 @@ def times_added(folder: Path, server: Server, images: np.ndarray) -> list[Row]:
     for kind, address in server.addresses.items():
         asks = triton(kind, address, "heavy", images)()
         calls |= {BARE[kind]: bare[kind], _alone(kind): spoken[kind], _tritonclient(kind): asks}
+    library = LibraryGRPC(server.addresses["gRPC"], "heavy", images)
+    calls[CLIENT] = library
     for call in calls.values():
         call()
     with open_session(folder, threads=1) as session:
         added = added_ms(lambda: session.infer(images), calls)
-    for one in (*bare.values(), *spoken.values()):
+    for one in (*bare.values(), *spoken.values(), library):
         one.close()
     for kind in BARE:
         added[_alone(kind)] -= added[BARE["HTTP"]]
