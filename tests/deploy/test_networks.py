@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from contracts.segmenter import RGB, pictures
@@ -12,6 +13,7 @@ from little_net import contract_of
 
 from afdcd.config import ModelConfig, Normalisation
 from afdcd.models.segmenter import Segmenter, build_segmenter
+from deploy import graph, winograd
 from deploy.bundle import Contract, Geometry
 from deploy.complexity import measure
 from deploy.config import Precision, QuantizeConfig
@@ -73,9 +75,27 @@ def assert_engines_agree(bare: Segmenter, backends: tuple[str, ...]) -> Exported
     return made
 
 
+NARROW = {"backbone_options": {"channels": [8, 16, 32, 64], "stem_width": 8}}
+
+
+@pytest.mark.parametrize("head", ["deeplabv3", "psp", "fcn"])
+def test_whole_networks_in_winograds_form(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "WORTH", 0.0)
+    made = exported_of(network("resnet18", head, 8, 24, **NARROW))
+    images = np.ascontiguousarray(pictures(2, *SIZE).permute(0, 2, 3, 1).numpy())
+    files: dict[str, bytes] = {}
+    for name, content in made.files.items():
+        if name.endswith(".onnx"):
+            model, names = winograd.rewrite(onnx.load_from_string(content))
+            assert names
+            files[name] = graph.to_bytes(model)
+    for backend in ("onnxruntime", "openvino"):
+        plain, fast = (logits_by(one, backend, images) for one in (made, Exported(files, made.contract)))
+        np.testing.assert_allclose(fast, plain, rtol=0, atol=1e-5 * np.abs(plain).max(), err_msg=backend)
+
+
 def test_the_normalisation_of_bgr_weights_is_in_the_graph() -> None:
-    narrow = {"channels": [8, 16, 32, 64], "stem_width": 8}
-    bare = network("resnet18", "fcn", 8, 16, backbone_options=narrow, normalisation=CAFFE)
+    bare = network("resnet18", "fcn", 8, 16, normalisation=CAFFE, **NARROW)
     made = assert_engines_agree(bare, ("onnxruntime",))
     assert made.contract.normalisation == CAFFE
     images = np.ascontiguousarray(pictures(1, *SIZE).permute(0, 2, 3, 1).numpy())
