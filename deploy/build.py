@@ -70,7 +70,7 @@ def build(
             (folder / name).write_bytes((typed / name).read_bytes())
         _check(folder, names, spec)
         names += _plans(folder, spec, contract, bundle.parent / TIMINGS)
-        winograd = _fastest(folder, spec, contract)
+        winograd = _fastest(folder, names, spec, contract)
         manifest = Manifest(
             format=1,
             model=contract.model,
@@ -95,7 +95,8 @@ def build(
 def rebuild(bundle: Path, fresh: Path, *, hardware: dict[str, Any]) -> Manifest:
     """Make a bundle for this machine from the graphs of one that was built elsewhere.
 
-    What was measured there does not count here: `measured` is None until it is evaluated again.
+    What was measured there does not count here: `measured` is None until it is evaluated again. Convolutions
+    in Winograd's form stay in it, for the exported graph is not in the bundle.
 
     Args:
         bundle: the one from elsewhere; it stays as it is.
@@ -140,16 +141,18 @@ def _plans(folder: Path, spec: TargetConfig, contract: Contract, timing: Path) -
     return write_plans(folder, spec.backend, contract, spec.precision, timing=timing)
 
 
-def _fastest(folder: Path, spec: TargetConfig, contract: Contract) -> list[str]:
+def _fastest(folder: Path, names: Iterable[str], spec: TargetConfig, contract: Contract) -> list[str]:
     """Give the graphs the form that is the fastest here; the convolutions that took Winograd's."""
-    if (spec.backend, spec.precision) not in WINOGRAD:
+    # Where a twin is missing, opening the engine says so.
+    if (spec.backend, spec.precision) not in WINOGRAD or not {CLASS_MAP, LOGITS} <= set(names):
         return []
     from deploy.form import fastest  # takes onnx along, which other targets do without
 
-    found = fastest({name: (folder / name).read_bytes() for name in (CLASS_MAP, LOGITS)}, contract, spec)
-    for name, content in found.files.items():
+    exported = {name: (folder / name).read_bytes() for name in (CLASS_MAP, LOGITS)}
+    files, winograd = fastest(exported, contract, spec)
+    for name, content in files.items():
         (folder / name).write_bytes(content)
-    return found.winograd
+    return winograd
 
 
 def _try(folder: Path, manifest: Manifest) -> None:

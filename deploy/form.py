@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -26,26 +25,19 @@ ROUNDS, SECONDS = (3, 25), 2.0
 """Fewest and most rounds, and the seconds after which the fewest will do."""
 
 
-class Form(NamedTuple):
-    """Both twins as the engine gets them.
-
-    Attributes:
-        winograd: names of the convolutions in the other form; those of a bundle that is built again keep it.
-        gain: how many times faster the other form ran here; None where it was not tried.
-    """
-
-    files: dict[str, bytes]
-    winograd: list[str]
-    gain: float | None
-
-
-def fastest(files: Mapping[str, bytes], contract: Contract, spec: TargetConfig) -> Form:
+def fastest(
+    files: Mapping[str, bytes], contract: Contract, spec: TargetConfig
+) -> tuple[dict[str, bytes], list[str]]:
     """The faster form of the exported twins for an engine on this machine; the exported one, if in doubt.
 
     Args:
         files: class_map.onnx and logits.onnx.
         contract: what they take and give.
         spec: the engine's backend, precision and threads.
+
+    Returns:
+        both twins, and the names of the convolutions in the other form; those of a bundle that is built again
+        keep it.
 
     Raises:
         UserError: the backend cannot load a graph.
@@ -54,10 +46,9 @@ def fastest(files: Mapping[str, bytes], contract: Contract, spec: TargetConfig) 
     found = {name: winograd.rewrite(model) for name, model in exported.items()}
     _, names = found[CLASS_MAP]
     if not names:
-        return Form(dict(files), winograd.written(exported[CLASS_MAP]), None)
+        return dict(files), winograd.written(exported[CLASS_MAP])
     other = {name: graph.to_bytes(model) for name, (model, _) in found.items()}
-    gain = _gain(files, other, contract, spec)
-    return Form(other, names, gain) if gain >= GAIN else Form(dict(files), [], gain)
+    return (other, names) if _gain(files, other, contract, spec) >= GAIN else (dict(files), [])
 
 
 def _gain(

@@ -75,6 +75,15 @@ def test_an_engine_with_other_shapes_than_its_contract_fails_here(
         _build(source, tmp_path / "engine")
 
 
+@pytest.mark.parametrize("twin", [CLASS_MAP, LOGITS])
+def test_a_missing_twin_fails_here(typed: Callable[[str], Path], tmp_path: Path, twin: str) -> None:
+    source = typed("ort_cpu_fp32")
+    (source / twin).unlink()
+    with pytest.raises(UserError, match=f"was built without {twin}; build it again"):
+        _build(source, tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
+
+
 def test_a_broken_logits_twin_fails_here(typed: Callable[[str], Path], tmp_path: Path) -> None:
     source = typed("ort_cpu_fp32")
     model = onnx.load(source / LOGITS)

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
-from deploy import graph
+from deploy import graph, winograd
 from deploy.macs import count
 from deploy.sessions.onnxruntime import open_graph
 from deploy.winograd import rewrite, written
@@ -135,8 +135,17 @@ def test_the_file_keeps_its_size_and_its_bytes() -> None:
     assert fast == graph.to_bytes(rewrite(model)[0])
 
 
-def test_what_was_rewritten_stays() -> None:
-    fast, _ = rewrite(_model())
+def test_what_was_rewritten_stays_under_another_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(channels=(WIDE, WIDE))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((64, WIDE, 3, 3), np.float32), "narrow"))
+    model.graph.node.append(
+        helper.make_node("Conv", ["z", "narrow"], ["t"], name="second", pads=[1, 1, 1, 1])
+    )
+    model.graph.output[0].name = "t"
+    fast, names = rewrite(model)
+    assert names == ["conv"]
+    monkeypatch.setattr(winograd, "WORTH", 0.0)
+    assert rewrite(model)[1] == ["conv", "second"]
     again, names = rewrite(fast)
     assert again is fast and not names
 
@@ -166,13 +175,14 @@ def test_several_convolutions_of_one_weight() -> None:
     [
         {"strides": [2, 2]},
         {"strides": [1, 2]},
-        {"group": 2},
-        {"kernel": (1, 3), "pads": [0, 1, 0, 1]},
-        {"kernel": (5, 5), "pads": [2, 2, 2, 2]},
+        {"group": 2, "channels": (2 * WIDE, 2 * WIDE)},
+        {"kernel": (1, 3)},
+        {"kernel": (3, 1)},
+        {"kernel": (5, 5)},
         {"pads": [0, 0, 0, 0]},
         {"pads": [1, 1, 0, 1]},
         {"dilations": [2, 2]},
-        {"auto_pad": "SAME_UPPER", "pads": [0, 0, 0, 0]},
+        {"auto_pad": "SAME_UPPER"},
         {"channels": (64, 64)},
         {"channels": (8, 512)},
         {"size": (5, 9)},  # of eight rows three would be padding
