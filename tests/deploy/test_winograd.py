@@ -136,7 +136,7 @@ def test_the_file_keeps_its_size_and_its_bytes() -> None:
 
 
 def test_what_was_rewritten_stays_under_another_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(channels=(WIDE, WIDE))
+    model = _model()
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((64, WIDE, 3, 3), np.float32), "narrow"))
     model.graph.node.append(
         helper.make_node("Conv", ["z", "narrow"], ["t"], name="second", pads=[1, 1, 1, 1])
