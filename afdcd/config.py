@@ -171,7 +171,7 @@ class PracticeConfig(Config):
     checkpoint_every: Count
 
 
-ContrastForm = Literal["auto", "dense", "chunked", "compiled", "triton"]
+ContrastForm = Literal["auto", "dense", "chunked", "native", "compiled", "triton"]
 """How Af-DCD's contrasts are computed; all give the same value and gradient up to rounding."""
 
 

@@ -27,8 +27,6 @@ from peak import begin_anew, held
 from torch import Tensor
 
 from afdcd.losses.afdcd import omni_contrast
-from afdcd.losses.contrast.forms import chosen
-from afdcd.losses.contrast.rows import Setting
 
 SHAPES: dict[str, tuple[tuple[int, int, int, int], dict[str, int]]] = {
     "demo": ((8, 256, 6, 12), {"pool": 1, "patch_size": 3}),
@@ -73,7 +71,7 @@ def ours(form: str) -> Callable[..., Tensor]:
 
 FORMS: dict[str, Callable[..., Tensor]] = {
     "released way": released_way,
-    **{form: ours(form) for form in ("dense", "chunked", "compiled")},
+    **{form: ours(form) for form in ("dense", "chunked", "compiled", "native")},
 }
 
 
@@ -106,14 +104,6 @@ def clock(device: str) -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()
-
-
-def automatic(shape: str) -> str:
-    """The form that training takes by itself for a shape on a CPU."""
-    (batch, channels, height, width), options = SHAPES[shape]
-    pooled = torch.empty(batch, channels, height // options["pool"], width // options["pool"], device="meta")
-    patch = (options["patch_size"], options["patch_size"])
-    return chosen(pooled, Setting(patch, GROUPS, TEMPERATURE, "l1", cross_group=True))
 
 
 def times(shape: str, device: str, *only: str) -> dict[str, tuple[float, float, float, float]]:

@@ -25,6 +25,7 @@ from peak import peak
 from step import table as steps_of
 
 import data
+from afdcd.losses.contrast.forms import chosen
 from afdcd.training.precision import multiplies_bf16
 
 SPEED = {"cityscapes, whole": 3.5, "camvid": 4.0, "narrow, whole": 4.0}
@@ -59,13 +60,12 @@ class Row(NamedTuple):
 def contrasts() -> Iterator[Row]:
     torch.set_num_threads(1)
     contrast.ROUNDS = 3
+    form = chosen(torch.device("cpu"))
     for shape, least in SPEED.items():
-        form = contrast.automatic(shape)
         yield Row(
             f"contrast, CPU, {shape}: faster ({form})", contrast.times(shape, "cpu", form)[form][1], least, 6
         )
     for shape in MEMORY:
-        form = contrast.automatic(shape)
         held = [max(0.1, contrast.extra_memory(each, shape, "cpu")) for each in ("released way", form)]
         yield Row(f"contrast, CPU, {shape}: less extra memory ({form})", held[0] / held[1], 8, 20)
     for shape in SPEED:

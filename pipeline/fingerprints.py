@@ -42,7 +42,7 @@ PLUMBING = frozenset(
 EXPORT_BACKENDS = ("pytorch", "onnxruntime")
 """What an exported network is held against and checked with."""
 
-_DATA = (".html", ".css", ".js", ".json", ".svg", ".mplstyle")
+_DATA = (".html", ".css", ".js", ".json", ".svg", ".mplstyle", ".c", ".h")
 
 Choice = dict[str, frozenset[str]]
 """Table of plug-ins ("module.NAME") -> the entries that a stage runs."""

@@ -21,6 +21,12 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
+def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient times upstream, in its own memory where no second backward pass can follow."""
+    kept = torch._C._autograd._get_current_graph_task_keep_graph()
+    return gradient * upstream if kept else gradient.mul_(upstream)
+
+
 def require_equal_shapes(student: Tensor, teacher: Tensor, what: str) -> None:
     """Refuse two maps (B, C, H, W) that cannot be compared cell by cell.
 

@@ -97,6 +97,12 @@ def test_a_template_counts_with_its_package(tree: Path, params_text: str) -> Non
     assert appended(tree, params_text, template, "<p>") == {"report"}
 
 
+def test_kernels_count_with_their_package(tree: Path, params_text: str) -> None:
+    changed = appended(tree, params_text, "afdcd/native/contrast.h", "/* x */")
+    assert {"train_teacher", "train_student", "distill/afdcd"} <= changed
+    assert not changed & {"prepare", "export", "report", "gate", "release"}
+
+
 def test_written_files_are_those_of_the_graph_and_stable(
     tree: Path, params_text: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from afdcd.losses.contrast.rows import NORM, Setting, excluded, patch_rows, put_rows, stretches
+from afdcd.losses.inputs import scaled
 
 _CELLS_AT_ONCE = 2**18
 """Similarities formed at once: 1 MB in float32, a core's cache."""
@@ -42,12 +43,6 @@ def chunked(student: Tensor, teacher: Tensor, setting: Setting, kernels: Kernels
     """The sum over all anchors; see `afdcd.losses.contrast.forms.contrast`."""
     loss: Tensor = _Chunked.apply(student, teacher.detach(), setting, kernels or EAGER)
     return loss
-
-
-def scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient times upstream, in its own memory where no second backward pass can follow."""
-    kept = torch._C._autograd._get_current_graph_task_keep_graph()
-    return gradient * upstream if kept else gradient.mul_(upstream)
 
 
 class _Chunked(torch.autograd.Function):

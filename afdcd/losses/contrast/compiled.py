@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import cache
 
@@ -23,13 +22,6 @@ def compiled(student: Tensor, teacher: Tensor, setting: Setting) -> Tensor:
         UserError: the kernels cannot be built here.
     """
     return chunked(student, teacher, setting, Kernels(_distances, _gradient))
-
-
-@cache
-def has_compiler() -> bool:
-    """Whether Inductor would find a C++ compiler for kernels of a CPU."""
-    candidates = torch._inductor.config.cpp.cxx
-    return any(shutil.which(name) for name in candidates if name)
 
 
 def _distances(anchors: Tensor, others: Tensor, distance: str) -> Tensor:

@@ -18,16 +18,14 @@ from torch import Tensor
 from afdcd.config import ContrastForm
 from afdcd.errors import UserError
 from afdcd.losses.contrast.chunked import chunked
-from afdcd.losses.contrast.compiled import compiled, has_compiler
+from afdcd.losses.contrast.compiled import compiled
 from afdcd.losses.contrast.dense import dense
+from afdcd.losses.contrast.native import native
 from afdcd.losses.contrast.rows import Setting
 from afdcd.losses.inputs import full_precision
+from afdcd.native.library import has_kernels
 
 _log = logging.getLogger(__name__)
-
-_PAYS = 2**28
-"""Differences of two numbers in one call from which on building kernels for a CPU (seconds, once a process)
-is soon earned back: chunks take 0.1 s and more then, and the networks with such maps far longer."""
 
 
 def contrast(student: Tensor, teacher: Tensor, setting: Setting, form: ContrastForm = "auto") -> Tensor:
@@ -43,28 +41,25 @@ def contrast(student: Tensor, teacher: Tensor, setting: Setting, form: ContrastF
         UserError: the form cannot run here.
     """
     if form == "auto":
-        form = chosen(student, setting)
+        form = chosen(student.device)
     _tell(form, student.device.type)
     with full_precision(student):
         return _function(form, student.device)(student, teacher, setting)
 
 
-def chosen(student: Tensor, setting: Setting) -> ContrastForm:
+def chosen(device: torch.device) -> ContrastForm:
     """The form that "auto" stands for: the rule in one place.
 
-    A GPU: "triton" where Triton is installed, else "chunked". A CPU: "compiled" for large maps where a C++
-    compiler is found, else "chunked".
+    A GPU: "triton" where Triton is installed. A CPU: "native" where a C compiler is. Else "chunked".
     """
-    if student.device.type == "cuda":
+    if device.type == "cuda":
         return "triton" if find_spec("triton") else "chunked"
-    down, across = setting.grid(student)
-    differences = len(student) * down * across * setting.rows**2 * (student.shape[1] // setting.groups)
-    return "compiled" if differences >= _PAYS and has_compiler() else "chunked"
+    return "native" if device.type == "cpu" and has_kernels() else "chunked"
 
 
 def _function(form: ContrastForm, device: torch.device) -> Callable[[Tensor, Tensor, Setting], Tensor]:
     if form != "triton":
-        return {"dense": dense, "chunked": chunked, "compiled": compiled}[form]
+        return {"dense": dense, "chunked": chunked, "compiled": compiled, "native": native}[form]
     if find_spec("triton") is None:
         raise UserError("runtime.contrast: triton is not installed here; set it to auto")
     # Triton must not be imported before it is needed, and on a CPU its interpreter alone can run.

@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from afdcd.losses.contrast.chunked import scaled
 from afdcd.losses.contrast.rows import Setting
+from afdcd.losses.inputs import scaled
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether TRITON_INTERPRET was set when Triton was imported, so that kernels run on a CPU, slowly."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from typing import Any
@@ -15,9 +14,12 @@ from afdcd.losses.contrast import forms
 from afdcd.losses.contrast.chunked import chunked
 from afdcd.losses.contrast.dense import dense
 from afdcd.losses.contrast.forms import chosen, contrast
+from afdcd.losses.contrast.native import native
 from afdcd.losses.contrast.rows import Setting
+from afdcd.native.library import has_kernels
 
-FORMS = [dense, chunked]
+FAST = [chunked, native] if has_kernels() else [chunked]
+FORMS = [dense, *FAST]
 SETTINGS = [
     SETTING,
     SETTING._replace(distance="l2", temperature=0.5),
@@ -54,13 +56,16 @@ def test_long_rows_by_passes_over_differences(differences: int, monkeypatch: pyt
     assert_same(chunked, dense, student, teacher, SETTING)
 
 
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("temperature", [0.07, 5.0])
-def test_single_precision_in_either_layout(layout: torch.memory_format, temperature: float) -> None:
+def test_single_precision_in_either_layout(
+    form: Form, layout: torch.memory_format, temperature: float
+) -> None:
     student, teacher = (
         x.detach().float().to(memory_format=layout) for x in pair((2, 24, 6, 9), torch.float32)
     )
-    assert_same(chunked, dense, student.requires_grad_(), teacher, SETTING._replace(temperature=temperature))
+    assert_same(form, dense, student.requires_grad_(), teacher, SETTING._replace(temperature=temperature))
 
 
 def test_few_pairs_are_gathered_and_many_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,12 +91,13 @@ def test_zero_differences_pull_nowhere(form: Form, distance: Any) -> None:
     assert not loss_and_gradient(form, same, torch.zeros_like(same), setting)[1].any()
 
 
+@pytest.mark.parametrize("form", FAST)
 @pytest.mark.parametrize("distance", ["l1", "l2"])
-def test_gradcheck(distance: Any) -> None:
+def test_gradcheck(form: Form, distance: Any) -> None:
     draw = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(1, 6, 2, 3, generator=draw, dtype=torch.float64) for _ in range(2))
     setting = SETTING._replace(distance=distance, temperature=0.7)
-    assert torch.autograd.gradcheck(lambda x: chunked(x, teacher, setting), student.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: form(x, teacher, setting), student.requires_grad_())
 
 
 def test_hand_values_of_a_patch_of_one_by_two_cells() -> None:
@@ -113,12 +119,13 @@ def test_hand_values_of_the_norms() -> None:
             assert value.item() == pytest.approx(2 * math.log(1 + math.exp(-apart / 2)), abs=1e-12)
 
 
-def test_moving_a_teacher_row_moves_its_own_anchor_and_other_groups_only() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_moving_a_teacher_row_moves_its_own_anchor_and_other_groups_only(form: Form) -> None:
     student, teacher = pair((1, 12, 1, 4))
     setting = Setting((1, 2), 4, 1.0, "l2", cross_group=True)
     moved = teacher.clone()
     moved[0, 6:9, 0, 1] += 0.1  # group 2 of the first patch's second cell
-    before, after = (loss_and_gradient(chunked, student, t, setting)[1] for t in (teacher, moved))
+    before, after = (loss_and_gradient(form, student, t, setting)[1] for t in (teacher, moved))
     changed = (before != after).view(4, 3, 4).any(1)
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[:, :2] = True
@@ -137,10 +144,11 @@ def test_l2_near_the_teacher_does_not_cancel() -> None:
         assert form(student, teacher, setting).item() == pytest.approx(exact, rel=1e-4)
 
 
-def test_a_perfect_student_still_has_a_loss_in_single_precision() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_a_perfect_student_still_has_a_loss_in_single_precision(form: Form) -> None:
     # The rest beside the positive is 8e-7 here, of which 1 + rest would keep one digit.
     patch = torch.tensor([[[[0.0, 14.0]]]])
-    value = chunked(patch, patch, Setting((1, 2), 1, 1.0, "l1", cross_group=False))
+    value = form(patch, patch, Setting((1, 2), 1, 1.0, "l1", cross_group=False))
     assert value.item() == pytest.approx(2 * math.log1p(math.exp(-14)), rel=1e-5, abs=0)
 
 
@@ -154,9 +162,10 @@ def test_no_gradient_is_formed_where_none_is_wanted() -> None:
     assert not any(form(student.detach(), teacher, SETTING).requires_grad for form in FORMS)
 
 
-def test_a_second_backward_pass_finds_the_gradient_as_it_was() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_a_second_backward_pass_finds_the_gradient_as_it_was(form: Form) -> None:
     student, teacher = pair()
-    loss = chunked(student, teacher, SETTING)
+    loss = form(student, teacher, SETTING)
     first = torch.autograd.grad(2 * loss, student, retain_graph=True)[0]
     second = torch.autograd.grad(2 * loss, student)[0]
     assert first.equal(second) and first.any()
@@ -171,9 +180,10 @@ def test_the_gradient_takes_no_memory_twice() -> None:
     assert gradient.tolist() == [2, 2, 2]
 
 
-def test_second_derivatives_are_refused() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_second_derivatives_are_refused(form: Form) -> None:
     student, teacher = pair()
-    (gradient,) = torch.autograd.grad(chunked(student, teacher, SETTING) ** 2, student, create_graph=True)
+    (gradient,) = torch.autograd.grad(form(student, teacher, SETTING) ** 2, student, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -187,28 +197,23 @@ def test_all_rows_equal_is_the_log_of_their_number() -> None:
             assert form(zeros, zeros, setting).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_results_are_the_same_bits_each_time() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_results_are_the_same_bits_each_time(form: Form) -> None:
     student, teacher = pair((2, 48, 8, 8), torch.float32)
-    runs = [loss_and_gradient(chunked, student, teacher, SETTING) for _ in range(2)]
+    runs = [loss_and_gradient(form, student, teacher, SETTING) for _ in range(2)]
     assert all(one.equal(other) for one, other in zip(*runs, strict=True))
 
 
-def test_auto_compiles_for_large_maps_on_a_cpu_with_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, setting = torch.empty(2, 2048, 16, 32), Setting((4, 4), 16, 0.07, "l1", cross_group=True)
-    for found, size, expected in ((True, 32, "compiled"), (True, 12, "chunked"), (False, 32, "chunked")):
-        monkeypatch.setattr(forms, "has_compiler", lambda found=found: found)
-        assert chosen(features[..., :size], setting) == expected
+def test_auto_is_native_on_a_cpu_with_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, expected in ((True, "native"), (False, "chunked")):
+        monkeypatch.setattr(forms, "has_kernels", lambda found=found: found)
+        assert chosen(torch.device("cpu")) == expected
 
 
 def test_auto_takes_triton_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gpu:
-        device = torch.device("cuda")
-
-    gpu: Any = Gpu()
     for found, expected in ((object(), "triton"), (None, "chunked")):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
-        monkeypatch.setattr(forms, "find_spec", importlib.util.find_spec)
-        assert chosen(gpu, SETTING) == expected
+        monkeypatch.setattr(forms, "find_spec", lambda name, found=found: found)
+        assert chosen(torch.device("cuda")) == expected
 
 
 def test_the_form_that_runs_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -217,7 +222,7 @@ def test_the_form_that_runs_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO):
         values = [contrast(student, teacher, SETTING, form).item() for form in ("auto", "auto", "dense")]
     assert [r.message for r in caplog.records] == [
-        "contrast: the form chunked on cpu",
+        "contrast: the form native on cpu",
         "contrast: the form dense on cpu",
     ]
     assert values[0] == values[1] == pytest.approx(values[2])
@@ -232,19 +237,21 @@ def test_triton_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         contrast(student, teacher, SETTING, "triton")
 
 
-def test_the_gradient_takes_the_factor_from_outside() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_the_gradient_takes_the_factor_from_outside(form: Form) -> None:
     student, teacher = pair()
     student.requires_grad_()
-    (once,) = torch.autograd.grad(chunked(student, teacher, SETTING), student)
-    (thrice,) = torch.autograd.grad(3 * chunked(student, teacher, SETTING), student)
+    (once,) = torch.autograd.grad(form(student, teacher, SETTING), student)
+    (thrice,) = torch.autograd.grad(3 * form(student, teacher, SETTING), student)
     torch.testing.assert_close(thrice, 3 * once)
 
 
-def test_each_of_two_backward_passes_takes_its_own_factor() -> None:
+@pytest.mark.parametrize("form", FAST)
+def test_each_of_two_backward_passes_takes_its_own_factor(form: Form) -> None:
     student, teacher = pair()
     student.requires_grad_()
-    (once,) = torch.autograd.grad(chunked(student, teacher, SETTING), student)
-    loss = chunked(student, teacher, SETTING)
+    (once,) = torch.autograd.grad(form(student, teacher, SETTING), student)
+    loss = form(student, teacher, SETTING)
     (thrice,) = torch.autograd.grad(3 * loss, student, retain_graph=True)
     (twice,) = torch.autograd.grad(2 * loss, student)
     torch.testing.assert_close(thrice, 3 * once)

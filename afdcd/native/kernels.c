@@ -1,0 +1,86 @@
+/* Loss kernels for CPUs. Each is written once, over REAL, and stands here for float and for double.
+ *
+ * Vectors are those of GCC and Clang: 64 bytes wide, which narrower processors take in pieces. Work is shared
+ * out so that no result depends on the number of threads, and the compiler may not reorder sums: NaN stays
+ * NaN. Functions return 0, or what failed.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <tgmath.h>
+
+#define NO_MEMORY 1
+#define NO_CLASS 2
+
+#ifdef __AVX512F__
+#define ABREAST 2 /* vectors that the registers hold for each of four anchors */
+#else
+#define ABREAST 1
+#endif
+
+#define REAL float
+#define WHOLE int32_t
+#define POSITIVE INT32_MAX
+#define LANES 16
+#define OF(name) name##_float
+#include "vectors.h"
+
+/* e^x to 2e-7 of itself for x <= 0; below -87 it stays at 1e-38. */
+static inline vec_float exponential_float(vec_float x)
+{
+    const vec_float magic = all_float(12582912.0f);
+    x = chosen_float(x < -87.0f, all_float(-87.0f), x);
+    vec_float shifted = x * 1.44269504f + magic, turns = shifted - magic;
+    vec_float rest = x - turns * 0.693359375f + turns * 2.12194440e-4f;
+    vec_float power = all_float(1.9875691500e-4f);
+    power = power * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    whole_float exponent = (whole_float)shifted - (whole_float)magic;
+    return power * (vec_float)((exponent + 127) << 23);
+}
+
+/* ln x to 2e-7 of itself or of 1, for normal x > 0. */
+static inline vec_float logarithm_float(vec_float x)
+{
+    /* The exponent that leaves a mantissa between the roots of 1/2 and 2. */
+    whole_float exponent = ((whole_float)x - 0x3f3504f3) >> 23;
+    vec_float mantissa = (vec_float)((whole_float)x - (exponent << 23));
+    vec_float turns = __builtin_convertvector(exponent, vec_float);
+    vec_float s = (mantissa - 1.0f) / (mantissa + 1.0f), square = s * s;
+    vec_float series = ((square * (1.0f / 9) + 1.0f / 7) * square + 1.0f / 5) * square + 1.0f / 3;
+    return turns * 0.693359375f - turns * 2.12194440e-4f + 2.0f * s * (series * square + 1.0f);
+}
+
+#include "contrast.h"
+#include "cross_entropy.h"
+#undef REAL
+#undef WHOLE
+#undef POSITIVE
+#undef LANES
+#undef OF
+
+#define REAL double
+#define WHOLE int64_t
+#define POSITIVE INT64_MAX
+#define LANES 8
+#define OF(name) name##_double
+#include "vectors.h"
+
+static inline vec_double exponential_double(vec_double x)
+{
+    for (int lane = 0; lane < LANES; lane++) x[lane] = exp(x[lane]);
+    return x;
+}
+
+static inline vec_double logarithm_double(vec_double x)
+{
+    for (int lane = 0; lane < LANES; lane++) x[lane] = log(x[lane]);
+    return x;
+}
+
+#include "contrast.h"
+#include "cross_entropy.h"

@@ -1,0 +1,130 @@
+"""The kernels as a library: built once per source, compiler and processor, and kept in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from afdcd.errors import UserError
+from afdcd.files import atomic_file
+
+_log = logging.getLogger(__name__)
+
+_HERE = Path(__file__).parent
+_SOURCES = ("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h")
+_FLAGS = (
+    *("-std=gnu11", "-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-shared", "-fPIC"),
+)
+_SUFFIX = {torch.float32: "float", torch.float64: "double"}
+_LANES = {torch.float32: 32, torch.float64: 16}
+_FAILURES = {
+    1: MemoryError("a loss kernel got no memory"),
+    2: IndexError("a label is no class of the logits"),
+}
+
+
+class Library(NamedTuple):
+    """What was built, or why nothing was."""
+
+    functions: ctypes.CDLL | None
+    reason: str
+
+
+def has_kernels() -> bool:
+    """Whether the kernels can run here; the first call of a machine builds them, in about a second."""
+    return library().functions is not None
+
+
+@cache
+def library() -> Library:
+    """The kernels of this machine."""
+    try:
+        found = ctypes.CDLL(str(_built()))
+    except (UserError, OSError) as error:
+        _log.info("kernels in C are not used: %s", error)
+        return Library(None, str(error))
+    return Library(found, "")
+
+
+def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> None:
+    """Run a kernel in the precision of `like`; tensors are contiguous and on the CPU.
+
+    Raises:
+        MemoryError: the kernel got no memory.
+        IndexError: a label is no class.
+    """
+    functions = library().functions
+    assert functions is not None, "the kernels are asked for only where they can run"
+    failed = functions[f"{name}_{_SUFFIX[like.dtype]}"](*map(_passed, arguments))
+    if failed:
+        raise _FAILURES[failed]
+
+
+def step_of(like: Tensor) -> int:
+    """What padded sizes are multiples of: two vectors."""
+    return _LANES[like.dtype]
+
+
+def _passed(argument: Tensor | int | float | None) -> Any:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous() and argument.device.type == "cpu"
+        return ctypes.c_void_p(argument.data_ptr())
+    if argument is None:
+        return ctypes.c_void_p()
+    return ctypes.c_long(argument) if isinstance(argument, int) else ctypes.c_double(argument)
+
+
+def _built() -> Path:
+    """The library's file, built unless it is there.
+
+    Raises:
+        UserError: there is no compiler, it fails, or the cache cannot be written.
+    """
+    compiler = _compiler()
+    source = b"".join((_HERE / name).read_bytes() for name in _SOURCES)
+    # What the compiler knows about itself and, by -march=native, about the processor.
+    known = _ran([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
+    digest = hashlib.sha256(b"\0".join([source, " ".join(_FLAGS).encode(), known.encode()])).hexdigest()
+    path = _cache() / f"kernels-{digest[:20]}.so"
+    if not path.exists():
+        with atomic_file(path) as temporary:
+            _ran([compiler, *_FLAGS, str(_HERE / "kernels.c"), "-o", str(temporary), "-lm"])
+    return path
+
+
+def _compiler() -> str:
+    wanted = (os.environ.get("CC"), "cc", "gcc", "clang")
+    for name in wanted:
+        if name and (found := shutil.which(name)):
+            return found
+    raise UserError("no C compiler (cc, gcc or clang) is installed")
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "afdcd"
+
+
+def _ran(command: Sequence[str]) -> str:
+    """What a command prints.
+
+    Raises:
+        UserError: it fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+        raise UserError(f"{command[0]} fails: {lines[0] if lines else f'exit status {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,26 @@
+/* Vectors of REAL. */
+
+typedef REAL OF(vec) __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+typedef WHOLE OF(whole) __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+
+static inline OF(vec) OF(load)(const REAL *from) { return *(const OF(vec) *)from; }
+
+static inline void OF(store)(REAL *to, OF(vec) value) { *(OF(vec) *)to = value; }
+
+static inline OF(vec) OF(all)(REAL value) { return value - (OF(vec)){0}; }
+
+static inline OF(vec) OF(magnitude)(OF(vec) value) { return (OF(vec))((OF(whole))value & POSITIVE); }
+
+/* `yes` where a comparison held, else `no`. */
+static inline OF(vec) OF(chosen)(OF(whole) where, OF(vec) yes, OF(vec) no)
+{
+    return (OF(vec))((where & (OF(whole))yes) | (~where & (OF(whole))no));
+}
+
+/* Whether a comparison held anywhere. */
+static inline int OF(any)(OF(whole) where)
+{
+    WHOLE found = 0;
+    for (int lane = 0; lane < LANES; lane++) found |= where[lane];
+    return found != 0;
+}

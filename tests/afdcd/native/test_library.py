@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from afdcd.native import library as module
+from afdcd.native.library import call, has_kernels, library
+
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler is installed")
+
+
+@pytest.fixture
+def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache, and no memory of what was built."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.cache_clear()
+    yield tmp_path / "afdcd"
+    library.cache_clear()
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_compiler
+def test_the_library_is_built_once(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_kernels() and library().reason == ""
+    (built,) = anew.iterdir()
+    before = built.stat().st_mtime_ns
+    library.cache_clear()
+    monkeypatch.setattr(module, "atomic_file", None)
+    assert has_kernels()
+    assert [path.stat().st_mtime_ns for path in anew.iterdir()] == [before]
+
+
+@needs_compiler
+def test_another_source_or_processor_has_a_library_of_its_own(
+    anew: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = module._built()
+    sources = tmp_path / "sources"
+    shutil.copytree(module._HERE, sources)
+    with (sources / "vectors.h").open("a", encoding="utf-8") as file:
+        file.write("/* another one */\n")
+    monkeypatch.setattr(module, "_HERE", sources)
+    second = module._built()
+    compiler = shutil.which("cc")
+    monkeypatch.setenv("CC", script(tmp_path / "older", f'exec {compiler} -DANOTHER_PROCESSOR=1 "$@"'))
+    assert len({first, second, module._built()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("echo 'x.c:1: error: no such option' >&2; exit 1", "fails: x.c:1: error: no such option"),
+        ("exit 3", "fails: exit status 3"),
+    ],
+)
+def test_a_compiler_that_fails_is_told(
+    compiler: str,
+    reason: str,
+    anew: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CC", script(tmp_path / "broken", compiler))
+    with caplog.at_level("INFO"):
+        assert not has_kernels() and not has_kernels()
+    assert library().reason.endswith(reason)
+    assert [r.message for r in caplog.records] == [f"kernels in C are not used: {library().reason}"]
+
+
+def test_no_compiler_is_told(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(anew))
+    monkeypatch.delenv("CC", raising=False)
+    assert library().reason == "no C compiler (cc, gcc or clang) is installed"
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_told(anew: Path) -> None:
+    anew.write_text("a file where the folder should be", encoding="utf-8")
+    assert not has_kernels() and str(anew) in library().reason
+
+
+@needs_compiler
+def test_a_damaged_library_is_told(anew: Path) -> None:
+    path = module._built()
+    path.write_bytes(b"no library")
+    assert not has_kernels() and path.name in library().reason
+
+
+@needs_compiler
+def test_processes_that_build_at_once_do_not_meet(anew: Path) -> None:
+    code = "from afdcd.native.library import has_kernels; raise SystemExit(not has_kernels())"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(anew.parent)}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+    assert [process.wait() for process in running] == [0, 0]
+    assert [path.suffix for path in anew.iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_failures_of_a_kernel_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Functions:
+        def __getitem__(self, name: str) -> object:
+            return lambda code: code.value
+
+    monkeypatch.setattr(module, "library", lambda: module.Library(Functions(), ""))  # type: ignore[arg-type]
+    like = torch.zeros(())
+    call("anything", like, 0)
+    with pytest.raises(MemoryError, match="a loss kernel got no memory"):
+        call("anything", like, 1)
+    with pytest.raises(IndexError, match="a label is no class"):
+        call("anything", like, 2)
