@@ -143,8 +143,9 @@ def photometric(pixels: Pixels, brightness: float, contrast: float, saturation: 
 def _cut(image: Pixels, rows: Span, columns: Span) -> Tensor:
     """The window at the crop's size: uint8 (1, 3, out, out), in memory pixel by pixel (channels_last)."""
     window = image[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
-    # A copy: the source may be a read-only map, which torch takes under protest.
-    planes = torch.from_numpy(window.copy()).permute(2, 0, 1)[None]
+    # A copy: the source may be a read-only map, which torch takes under protest. A batch before it is turned:
+    # by its strides torch then sees channels_last, and answers in kind.
+    planes = torch.from_numpy(window.copy())[None].permute(0, 3, 1, 2)
     return F.interpolate(planes, size=(rows.out, columns.out), mode="bilinear", antialias=True)
 
 

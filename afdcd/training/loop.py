@@ -159,13 +159,15 @@ class Training:
         reseed(self.plan.seed, iteration, self.world.rank)
         self._optimiser.zero_grad()
         batch = self._moved(batch)
-        mass = self._shared_mass(batch) / self.world.size
+        own = self.task.mass(batch.labels)
+        mass = self._shared(own) / self.world.size
         mass = mass.clamp_min(torch.finfo(mass.dtype).tiny)
         terms: Terms = {}
         with memory_errors(self._part, self.plan.practice.augment.crop):
             for first in range(0, self._images, self._part):
                 part = Batch(*(tensor[first : first + self._part] for tensor in batch))
-                share = Share(self._part / self._images, self.task.mass(part.labels) / mass)
+                its_own = own if self._part == self._images else self.task.mass(part.labels)
+                share = Share(self._part / self._images, its_own / mass)
                 with self._quiet(self._images - first > self._part):
                     found = self.task.losses(self._learner, part, share)
                     found["loss"].backward()  # type: ignore[no-untyped-call]
@@ -176,9 +178,8 @@ class Training:
             self._average.update(iteration)
         self._watch.add(iteration, terms)
 
-    def _shared_mass(self, batch: Batch) -> Tensor:
-        """The label mass of all processes' shares; their wishes to stop ride along."""
-        mass = self.task.mass(batch.labels)
+    def _shared(self, mass: Tensor) -> Tensor:
+        """The label mass of all processes' shares from this one's; their wishes to stop ride along."""
         sums = self.world.sum(torch.stack([mass, torch.full_like(mass, float(self._request.asked))]))
         self._vote.count(sums[1])
         return sums[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afdcd.config import IGNORE_INDEX
@@ -67,10 +68,10 @@ class Supervision(nn.Module):
 
     def mass(self, labels: Tensor) -> Tensor:
         """Sum of the class weights of all labelled pixels of (B, H, W)."""
-        labelled = labels != IGNORE_INDEX
         if self.class_weights is None:
-            return labelled.sum().float()
-        return (self.class_weights[labels.long().where(labelled, 0)] * labelled).sum()
+            return (labels != IGNORE_INDEX).sum().float()
+        table = F.pad(self.class_weights, (0, IGNORE_INDEX + 1 - len(self.class_weights)))
+        return table.take(labels.long()).sum()
 
     def forward(self, output: SegOutput, labels: Tensor) -> tuple[Terms, dict[str, float]]:
         """Raw terms `ce` and, where there is an auxiliary head, `auxiliary`; and their weights."""

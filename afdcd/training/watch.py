@@ -66,7 +66,10 @@ def require_finite(tensors: Iterable[Tensor], iteration: int) -> None:
         UserError: some value is NaN or infinite.
     """
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-    if floating and not torch.stack([tensor.isfinite().all() for tensor in floating]).all():
+    # Adding up takes an eighth of the time of looking at each number; a sum of numbers may overflow, though.
+    if not floating or torch.stack([tensor.sum() for tensor in floating]).isfinite().all():
+        return
+    if not torch.stack([tensor.isfinite().all() for tensor in floating]).all():
         raise UserError(
             f"the weights became NaN or infinite by iteration {iteration} although the loss was finite; "
             "lower the learning rate"

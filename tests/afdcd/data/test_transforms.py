@@ -125,6 +125,16 @@ def test_crop_is_a_window_of_whole_pixels_resized(size) -> None:
         assert (out_labels != 255).sum() == top.out * left.out
 
 
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_crop_lies_in_memory_pixel_by_pixel(size, flip: int) -> None:
+    """Else all that comes after it, and colour jitter above all, reads its three planes apart."""
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.integers(0, 19, size, dtype=np.uint8)
+    crop, _ = augment(*whole, IDENTITY, change(flip=flip, scale=(1.8, 2.3)), rng)
+    assert crop.shape == (24, 32, 3) and crop.flags.c_contiguous
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_crop_is_that_of_the_whole_image_scaled_but_for_about_a_pixel(size) -> None:
     rows, columns = np.mgrid[: size[0], : size[1]].astype(np.uint8)  # one grey level a source pixel

@@ -45,6 +45,17 @@ def test_the_label_mass_divides_the_weighted_mean() -> None:
     assert Supervision(None, 0.4).mass(labels).item() == 3.0
 
 
+def test_the_label_mass_pixel_by_pixel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(9, generator=generator) + 0.5
+    labels = torch.randint(0, 10, (3, 17, 23), generator=generator)
+    labels[labels == 9] = 255
+    expected = sum(weights.tolist()[label] for label in labels.flatten().tolist() if label != 255)
+    for kind in (torch.uint8, torch.int64):
+        found = Supervision(weights, 0.4).mass(labels.to(kind))
+        assert found.dtype == torch.float32 and found.item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_teacher_learns_nothing_and_keeps_its_statistics(workshop: Any) -> None:
     task: DistillationTask = workshop.distillation()
     before = {name: tensor.clone() for name, tensor in task._teacher.state_dict().items()}

@@ -38,8 +38,22 @@ def test_the_first_bad_term_is_named(watch: TermWatch, bad: float) -> None:
 
 def test_finite_weights_pass_and_integers_do_not_matter() -> None:
     require_finite([torch.ones(3), torch.tensor(5)], 1)
+    require_finite([torch.tensor(5)], 1)
+    require_finite([], 1)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "inf -inf"])
+def test_a_bad_number_is_refused(bad: str) -> None:
     with pytest.raises(UserError, match="by iteration 9"):
-        require_finite([torch.ones(3), torch.tensor([1.0, float("nan")])], 9)
+        require_finite([torch.ones(3), torch.tensor([1.0, *map(float, bad.split())])], 9)
+
+
+def test_numbers_whose_sum_is_none_are_numbers() -> None:
+    """The largest of float32 and of float16, side by side."""
+    large = [torch.full((2,), torch.finfo(kind).max, dtype=kind) for kind in (torch.float32, torch.float16)]
+    require_finite(large, 1)
+    with pytest.raises(UserError, match="by iteration 9"):
+        require_finite([*large, torch.tensor([float("nan")])], 9)
 
 
 class Three(World):
