@@ -60,14 +60,14 @@ class Form(NamedTuple):
     switches: dict[str, Any] = {}  # noqa: RUF012
 
 
-DENSE, DIRECT = {"_few_are_kept": lambda *_: False}, {"_WINOGRAD_CELLS": 2**62}
+DENSE, DIRECT = {"_few_are_kept": lambda *_: False}, {"_is_large": lambda *_: False}
 FORMS = [
     Form("plain fp32 NCHW", plain=True),
     Form("folded alone", switches=DENSE | DIRECT),
     Form("without Winograd", switches=DIRECT),
     Form("ours"),
     Form("plain bf16", plain=True, narrow=True),
-    Form("folded alone bf16", narrow=True, switches=DENSE),
+    Form("folded alone bf16", narrow=True, switches=DENSE | DIRECT),
     Form("ours bf16", narrow=True),
     Form("bottleneck", bottleneck=True),
 ]

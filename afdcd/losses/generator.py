@@ -11,11 +11,15 @@ from afdcd.losses.inputs import full_precision
 from afdcd.losses.product import differentiable_product
 from afdcd.losses.randomness import uniform
 from afdcd.losses.winograd import winograd
+from afdcd.losses.winograd_native import native_winograd
+from afdcd.native.library import has_kernels
 
 _GATHERED_SHARE = 0.4
 """On a CPU the first convolution works cell by cell where no more are kept: at a half it may take longer."""
 _WINOGRAD_CELLS, _WINOGRAD_CHANNELS = 1024, 512
 """On a CPU, and in float32, the second convolution takes fewer products from there: below, sums cost more."""
+_NATIVE_CELLS, _NATIVE_CHANNELS = 512, 128
+"""The same where sums are made in C, and in bfloat16 as well."""
 _TENSOR_CORE = 8
 """Tensor cores want channels in multiples of it; others are padded by a copy in each call."""
 
@@ -70,7 +74,7 @@ class MaskedGenerator(nn.Module):
         else:
             hidden = self.first(self.align(features) * keep)
         hidden = F.relu(hidden)
-        guess: Tensor = self._by_winograd(hidden) if _suits_winograd(hidden) else self.second(hidden)
+        guess = self._second(hidden)
         if self.expand is not None:
             guess = self.expand(guess)
         return guess
@@ -118,9 +122,14 @@ class MaskedGenerator(nn.Module):
         with full_precision(features):
             return gathered(rows.to(dtype), keep[:, 0], taps.to(dtype), offsets, self.first.bias.to(dtype))
 
-    def _by_winograd(self, hidden: Tensor) -> Tensor:
+    def _second(self, hidden: Tensor) -> Tensor:
         assert self.second.bias is not None
-        return winograd(hidden, self.second.weight, self.second.bias)
+        if _suits_native(hidden):
+            return native_winograd(hidden, self.second.weight, self.second.bias)
+        if _suits_winograd(hidden):
+            return winograd(hidden, self.second.weight, self.second.bias)
+        found: Tensor = self.second(hidden)
+        return found
 
 
 def _compute_dtype(features: Tensor) -> torch.dtype:
@@ -140,8 +149,19 @@ def _few_are_kept(features: Tensor, keep: Tensor) -> bool:
     return features.device.type == "cpu" and int(keep.sum()) <= _GATHERED_SHARE * keep.numel()
 
 
+def _suits_native(hidden: Tensor) -> bool:
+    """A map on a CPU with kernels, large enough for sums in C."""
+    known = hidden.dtype in (torch.float32, torch.float64, torch.bfloat16)
+    return _is_large(hidden, _NATIVE_CELLS, _NATIVE_CHANNELS) and known and has_kernels()
+
+
 def _suits_winograd(hidden: Tensor) -> bool:
-    """A large float map on a CPU: half types round too coarsely for it, and cuDNN chooses by itself."""
-    cells = hidden.numel() // hidden.shape[1]
-    large = hidden.shape[1] >= _WINOGRAD_CHANNELS and cells >= _WINOGRAD_CELLS
-    return large and hidden.device.type == "cpu" and hidden.dtype in (torch.float32, torch.float64)
+    """A large float map on a CPU: torch's operators would round sums in half types."""
+    known = hidden.dtype in (torch.float32, torch.float64)
+    return _is_large(hidden, _WINOGRAD_CELLS, _WINOGRAD_CHANNELS) and known
+
+
+def _is_large(hidden: Tensor, cells: int, channels: int) -> bool:
+    """Whether a map on a CPU has so many of both; on a GPU cuDNN chooses by itself."""
+    has = hidden.numel() // hidden.shape[1]
+    return hidden.device.type == "cpu" and hidden.shape[1] >= channels and has >= cells

@@ -57,6 +57,10 @@ static inline vec_float logarithm_float(vec_float x)
 
 #include "contrast.h"
 #include "cross_entropy.h"
+#define STORED REAL
+#define TAKE OF(some) /* STORED to REAL, the first lanes alone */
+#define PUT OF(keep)
+#include "winograd.h"
 #undef REAL
 #undef WHOLE
 #undef POSITIVE
@@ -84,3 +88,45 @@ static inline vec_double logarithm_double(vec_double x)
 
 #include "contrast.h"
 #include "cross_entropy.h"
+#include "winograd.h"
+#undef REAL
+#undef WHOLE
+#undef POSITIVE
+#undef LANES
+#undef OF
+#undef STORED
+#undef TAKE
+#undef PUT
+
+/* Numbers in bfloat16, the upper half of a float, and sums in float. */
+#define REAL float
+#define WHOLE int32_t
+#define POSITIVE INT32_MAX
+#define LANES 16
+#define OF(name) name##_bfloat16
+#define STORED uint16_t
+#define TAKE OF(widened)
+#define PUT OF(narrowed)
+#include "vectors.h"
+
+typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t bits __attribute__((vector_size(64)));
+
+static inline vec_bfloat16 widened_bfloat16(const uint16_t *from, long lanes)
+{
+    halves some = {0};
+    if (lanes == LANES) some = *(const halves *)from;
+    else memcpy(&some, from, lanes * sizeof *from);
+    return (vec_bfloat16)(__builtin_convertvector(some, bits) << 16);
+}
+
+/* Rounded to nearest, ties to even. */
+static inline void narrowed_bfloat16(uint16_t *to, vec_bfloat16 value, long lanes)
+{
+    bits all = (bits)value, up = all + 0x7fff + ((all >> 16) & 1), not_a_number = (bits)(value != value);
+    halves some = __builtin_convertvector((up | (not_a_number & 0x7fc00000)) >> 16, halves);
+    if (lanes == LANES) *(halves *)to = some;
+    else memcpy(to, &some, lanes * sizeof *to);
+}
+
+#include "winograd.h"

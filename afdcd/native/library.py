@@ -22,12 +22,12 @@ from afdcd.files import atomic_file
 _log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
-_SOURCES = ("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h")
+_SOURCES = ("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h", "winograd.h")
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
 )
-_SUFFIX = {torch.float32: "float", torch.float64: "double"}
+_SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 _LANES = {torch.float32: 32, torch.float64: 16}
 _FAILURES = {
     1: MemoryError("a loss kernel got no memory"),

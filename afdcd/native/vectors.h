@@ -24,3 +24,18 @@ static inline int OF(any)(OF(whole) where)
     for (int lane = 0; lane < LANES; lane++) found |= where[lane];
     return found != 0;
 }
+
+/* The first lanes alone; the rest is zero. */
+static inline OF(vec) OF(some)(const REAL *from, long lanes)
+{
+    if (lanes == LANES) return OF(load)(from);
+    OF(vec) found = {0};
+    memcpy(&found, from, lanes * sizeof *from);
+    return found;
+}
+
+static inline void OF(keep)(REAL *to, OF(vec) value, long lanes)
+{
+    if (lanes == LANES) OF(store)(to, value);
+    else memcpy(to, &value, lanes * sizeof *to);
+}

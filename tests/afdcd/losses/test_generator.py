@@ -11,6 +11,7 @@ from afdcd.losses import gathered
 from afdcd.losses import generator as module
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
 from afdcd.losses.randomness import uniform
+from afdcd.native.library import has_kernels
 
 Form = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,22 +39,80 @@ def compare(
 @pytest.mark.parametrize("channels", [(3, 8), (8, 8), (8, 5), (1, 2), (7, 8), (3, 8, 5), (4, 6, 4)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("mask_ratio", [0.0, 0.5, 0.8, 1.0])
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("second", ["small", "native", "torch"])
 def test_equals_the_definition_with_all_gradients(
     monkeypatch: pytest.MonkeyPatch,
     channels: tuple[int, ...],
     dtype: torch.dtype,
     tolerance: float,
     mask_ratio: float,
-    wide: bool,
+    second: str,
 ) -> None:
-    if wide:  # what large maps alone would choose
-        monkeypatch.setattr(module, "_WINOGRAD_CELLS", 1)
-        monkeypatch.setattr(module, "_WINOGRAD_CHANNELS", 1)
+    if second != "small":  # what large maps alone would choose
+        monkeypatch.setattr(module, "_is_large", lambda *_: True)
+    if second == "torch":
+        monkeypatch.setattr(module, "has_kernels", lambda: False)
     torch.manual_seed(sum(channels))
     generator = MaskedGenerator(*channels).to(dtype)
     features = torch.randn(2, channels[0], 5, 7, dtype=dtype, requires_grad=True)
     compare(generator, features, random_keep_mask(torch.tensor([1, 2]), features, mask_ratio), tolerance)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "with_kernels", "without"),
+    [
+        ((2, 128, 16, 16), torch.float32, "native", "second"),
+        ((2, 128, 16, 16), torch.bfloat16, "native", "second"),
+        ((2, 128, 16, 16), torch.float16, "second", "second"),
+        ((2, 128, 15, 16), torch.bfloat16, "second", "second"),
+        ((2, 127, 16, 16), torch.bfloat16, "second", "second"),
+        ((2, 512, 32, 16), torch.float64, "native", "torch"),
+        ((2, 512, 32, 16), torch.bfloat16, "native", "second"),
+        ((2, 512, 31, 16), torch.float32, "native", "second"),
+        ((2, 511, 32, 16), torch.float32, "native", "second"),
+    ],
+)
+def test_the_second_convolution_takes_fewer_products_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    with_kernels: str,
+    without: str,
+    kernels: bool,
+) -> None:
+    generator, hidden = MaskedGenerator(1, 1), torch.zeros(1, dtype=dtype).expand(shape)
+    monkeypatch.setattr(module, "has_kernels", lambda: kernels)
+    monkeypatch.setattr(module, "native_winograd", lambda *_: "native")
+    monkeypatch.setattr(module, "winograd", lambda *_: "torch")
+    monkeypatch.setattr(generator.second, "forward", lambda _: "second")
+    assert generator._second(hidden) == (with_kernels if kernels else without)
+
+
+def test_a_map_on_a_gpu_is_left_to_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+    with torch.device("meta"):  # any device but a CPU
+        generator, hidden = MaskedGenerator(512, 512), torch.zeros(2, 512, 32, 32)
+    assert generator._second(hidden).device.type == "meta"
+
+
+@pytest.mark.skipif(not has_kernels(), reason="no C compiler is installed")
+def test_autocast_reaches_the_fewer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    generator, features = MaskedGenerator(8, 16), torch.randn(2, 8, 5, 7)
+    keep = random_keep_mask(torch.tensor([1, 2]), features, 0.5)
+    leaves = list(generator.parameters())
+    wide = generator(features, keep)
+    slopes = torch.randn_like(wide)
+    wanted = wide, *torch.autograd.grad(wide, leaves, slopes)
+    monkeypatch.setattr(module, "_is_large", lambda *_: True)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = generator(features, keep)
+    assert narrow.dtype == torch.bfloat16
+    found = narrow, *torch.autograd.grad(narrow, leaves, slopes.bfloat16())
+    assert [x.dtype for x in found[1:]] == [torch.float32] * len(leaves)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).norm() < 0.02 * other.norm()
 
 
 @pytest.mark.parametrize("cells", [(1, 1), (2, 3), (12, 12)])
