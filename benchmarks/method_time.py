@@ -32,6 +32,7 @@ from afdcd.losses import METHODS
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
+from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.optimisation import build_optimiser, clip_adapters
 from afdcd.training.precision import Precision
@@ -118,7 +119,9 @@ def stepper(task: Task, config: OptimiserConfig, batch: Batch) -> Callable[[], N
 
     def step() -> None:
         optimiser.zero_grad()
-        task.losses(task.learner, batch, share)["loss"].backward()  # type: ignore[no-untyped-call]
+        with native_batch_norm(task.student):
+            loss = task.losses(task.learner, batch, share)["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
         clip_adapters(adapters, config.clip_adapters)
         optimiser.step()
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from afdcd.losses.method import ParamGroup, Target
 from afdcd.losses.objective import build_objective
 from afdcd.models.output import SegOutput
+from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.memory import keep_freed_memory
 from afdcd.training.optimisation import build_optimiser
 from afdcd.training.optimisation import step as update
@@ -73,7 +74,8 @@ def measure() -> dict[str, float]:
         optimiser.zero_grad()
         teacher = part("teacher", frozen.start, batch.images)()
         with precision.context():
-            whole = part("student, forward", parts.student, batch.images)
+            with native_batch_norm(parts.student):
+                whole = part("student, forward", parts.student, batch.images)
             ends = [whole.logits, whole.aux, whole.features[-1]]
             cuts = list(map(cut, ends))
             features = (*map(cut, whole.features[:-1]), cuts[2])

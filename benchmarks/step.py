@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from afdcd.losses.generator import random_keep_mask
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
+from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.compiling import compile_networks
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.distributed import World
@@ -118,7 +120,8 @@ def ours(pair: Pair, form: Form) -> Step:
 
     def step() -> None:
         optimiser.zero_grad()
-        terms = task.losses(task.learner, batch, share)
+        with nullcontext() if form.compiled else native_batch_norm(task.student):
+            terms = task.losses(task.learner, batch, share)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         clip_adapters(adapters, parts.optimiser.clip_adapters)
         update(optimiser)

@@ -1,4 +1,4 @@
-/* Loss kernels for CPUs. Each is written once, over REAL, and stands here for float and for double.
+/* Kernels for trainings on CPUs. Each is written once, over REAL, and stands here for float and for double.
  *
  * Vectors are those of GCC and Clang: 64 bytes wide, which narrower processors take in pieces. Work is shared
  * out so that no result depends on the number of threads, and the compiler may not reorder sums: NaN stays
@@ -61,6 +61,8 @@ static inline vec_float logarithm_float(vec_float x)
 #define TAKE OF(some) /* STORED to REAL, the first lanes alone */
 #define PUT OF(keep)
 #include "winograd.h"
+#include "plain.h"
+#include "batch_norm.h"
 #undef REAL
 #undef WHOLE
 #undef POSITIVE
@@ -89,6 +91,8 @@ static inline vec_double logarithm_double(vec_double x)
 #include "contrast.h"
 #include "cross_entropy.h"
 #include "winograd.h"
+#include "plain.h"
+#include "batch_norm.h"
 #undef REAL
 #undef WHOLE
 #undef POSITIVE
@@ -130,3 +134,5 @@ static inline void narrowed_bfloat16(uint16_t *to, vec_bfloat16 value, long lane
 }
 
 #include "winograd.h"
+#include "bfloat16.h"
+#include "batch_norm.h"

@@ -22,7 +22,10 @@ from afdcd.files import atomic_file
 _log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
-_SOURCES = ("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h", "winograd.h")
+_SOURCES = (
+    *("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h", "winograd.h"),
+    *("plain.h", "bfloat16.h", "batch_norm.h"),
+)
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
@@ -30,7 +33,7 @@ _FLAGS = (
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 _LANES = {torch.float32: 32, torch.float64: 16}
 _FAILURES = {
-    1: MemoryError("a loss kernel got no memory"),
+    1: MemoryError("a kernel got no memory"),
     2: IndexError("a label is no class of the logits"),
 }
 
@@ -59,7 +62,7 @@ def library() -> Library:
 
 
 def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> None:
-    """Run a kernel in the precision of `like`; tensors are contiguous and on the CPU.
+    """Run a kernel in the precision of `like`; tensors are dense (NCHW or NHWC) and on the CPU.
 
     Raises:
         MemoryError: the kernel got no memory.
@@ -67,7 +70,8 @@ def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> No
     """
     functions = library().functions
     assert functions is not None, "the kernels are asked for only where they can run"
-    failed = functions[f"{name}_{_SUFFIX[like.dtype]}"](*map(_passed, arguments))
+    # As an attribute, a function is looked up once.
+    failed = getattr(functions, f"{name}_{_SUFFIX[like.dtype]}")(*map(_passed, arguments))
     if failed:
         raise _FAILURES[failed]
 
@@ -79,7 +83,8 @@ def step_of(like: Tensor) -> int:
 
 def _passed(argument: Tensor | int | float | None) -> Any:
     if isinstance(argument, Tensor):
-        assert argument.is_contiguous() and argument.device.type == "cpu"
+        dense = argument.is_contiguous() or argument.is_contiguous(memory_format=torch.channels_last)
+        assert dense and argument.is_cpu
         return ctypes.c_void_p(argument.data_ptr())
     if argument is None:
         return ctypes.c_void_p()

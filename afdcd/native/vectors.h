@@ -39,3 +39,7 @@ static inline void OF(keep)(REAL *to, OF(vec) value, long lanes)
     if (lanes == LANES) OF(store)(to, value);
     else memcpy(to, &value, lanes * sizeof *to);
 }
+
+typedef struct {
+    OF(vec) a, b;
+} OF(Pair);
