@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from afdcd.models.output import SegOutput, Stop
+from afdcd.training.folding import fold_batch_norms
 from afdcd.training.precision import Precision
 
 Awaited = Callable[[], SegOutput]
@@ -17,18 +18,15 @@ Awaited = Callable[[], SegOutput]
 class FrozenTeacher:
     """A network in eval mode without gradients, which runs as far as the objective needs.
 
-    Under bfloat16 its convolutions keep their weights in that format: the numbers that autocast would make
-    of them at every step.
+    On a CPU its batch norms are folded into its convolutions before the first pass. Under bfloat16 the
+    convolutions keep their weights in that format: the numbers that autocast would make at every step.
     """
 
     def __init__(self, network: nn.Module, stop: Stop, precision: Precision) -> None:
         self.network = network.eval().requires_grad_(False)
         self._stop: Stop = stop
         self._precision = precision
-        if precision.bf16:
-            for module in network.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    module.to(torch.bfloat16)
+        self._prepared = False
         self._stream: torch.cuda.Stream | None = None
         if precision.device == "cuda":
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -51,7 +49,29 @@ class FrozenTeacher:
         return awaited
 
     def _run(self, images: Tensor) -> SegOutput:
+        if not self._prepared:
+            self._prepare(images)
+            self._prepared = True
         # Not inference_mode: losses save the teacher's maps for their backward pass.
         with torch.no_grad(), self._precision.context():
             found: SegOutput = self.network(images, stop=self._stop)
             return found
+
+    def _prepare(self, images: Tensor) -> None:
+        """Make weights what they are to be; images (B, 3, H, W) tell the size."""
+        compiled = self.network._compiled_call_impl is not None
+        if self._precision.device == "cpu" and not compiled:
+            draw = torch.Generator().manual_seed(0)
+            noise = torch.randint(0, 256, (1, *images.shape[1:]), dtype=images.dtype, generator=draw)
+
+            def run() -> list[Tensor]:
+                with torch.no_grad():
+                    found: SegOutput = self.network(noise, stop=self._stop)
+                rest = (found.logits, found.head_features, found.aux)
+                return [*found.features, *(output for output in rest if output is not None)]
+
+            fold_batch_norms(self.network, run)
+        if self._precision.bf16:
+            for module in self.network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from torch import nn
 
 from afdcd.models.segmenter import build_segmenter
+from afdcd.training import teacher as module
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.precision import Precision
 from afdcd.training.task import Share
@@ -16,20 +18,55 @@ from afdcd.training.teacher import FrozenTeacher
 WHOLE = Share(1.0, torch.ones(()))
 
 
-def test_bfloat16_weights_are_what_autocast_makes_of_them() -> None:
-    network = build_segmenter(tiny.model(), 3).eval()
-    images = torch.randint(0, 256, (2, 3, *tiny.SIZE), dtype=torch.uint8)
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, *tiny.SIZE), dtype=torch.uint8)
+
+
+def test_bfloat16_weights_are_what_autocast_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "fold_batch_norms", lambda *_: 0)
+    network, given = build_segmenter(tiny.model(), 3).eval(), images()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = network(images)
-    found = FrozenTeacher(network, "logits", Precision("cpu", bf16=True)).start(images)()
+        expected = network(given)
+    found = FrozenTeacher(network, "logits", Precision("cpu", bf16=True)).start(given)()
     assert network.classifier.weight.dtype == torch.bfloat16
     assert network.normalise.mean.dtype == network.head.block[1].weight.dtype == torch.float32
     assert found.logits is not None and found.logits.equal(expected.logits)
     assert all(ours.equal(theirs) for ours, theirs in zip(found.features, expected.features, strict=True))
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_batch_norms_are_folded_before_the_first_pass(bf16: bool) -> None:
+    network, given = build_segmenter(tiny.model(), 3).eval(), images()
+    for norm in [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]:
+        nn.init.uniform_(norm.running_mean, -1, 1)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    with torch.no_grad():
+        expected = network(given)
+    state = torch.get_rng_state()
+    teacher = FrozenTeacher(network, "logits", Precision("cpu", bf16))
+    found = [teacher.start(given)() for _ in range(2)]
+    assert torch.get_rng_state().equal(state)
+    # What a stop leaves out, as the auxiliary head, is as it was.
+    left = [name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    assert left and all(name.startswith("auxiliary") for name in left)
+    near = 3e-2 if bf16 else 1e-5
+    for output in found:
+        for ours, theirs in zip(
+            (output.logits, *output.features), (expected.logits, *expected.features), strict=True
+        ):
+            assert (ours.float() - theirs).norm() < near * theirs.norm()
+
+
+def test_a_compiled_teacher_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_segmenter(tiny.model(), 3).eval()
+    monkeypatch.setattr(network, "_compiled_call_impl", lambda given, stop: network.forward(given, stop=stop))
+    FrozenTeacher(network, "logits", Precision("cpu", bf16=False)).start(images())
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in network.modules()) > 5
+
+
 def test_the_learner_asks_for_the_teacher_after_the_student(workshop: Any) -> None:
     task: DistillationTask = workshop.distillation()
+    task.losses(task.learner, next(workshop.batches(0, 1)), WHOLE)
     order: list[str] = []
     start = task._frozen.start
 
