@@ -27,7 +27,12 @@ def cross_entropy(
         labels: (B, H, W) integers: a class in 0..K-1 or `ignore_index`.
         ignore_index: the label of pixels that take no part.
         class_weights: (K,) or None for equal weights.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+        IndexError: a label is neither a class nor `ignore_index`.
     """
+    _require_shapes(logits, labels, class_weights)
     with full_precision(logits):
         logits, labels = wide(logits), labels.long()
         weights = None if class_weights is None else class_weights.to(logits)
@@ -37,6 +42,19 @@ def cross_entropy(
             total, mass = _by_operators(logits, labels, weights, ignore_index)
         loss: Tensor = total / mass.clamp_min(torch.finfo(logits.dtype).tiny)
         return loss
+
+
+def _require_shapes(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> None:
+    """Refuse what the kernel would read beyond its end."""
+    if logits.dim() != 4 or labels.dim() != 3 or len(logits) != len(labels):
+        raise ValueError(
+            f"cross-entropy of logits {tuple(logits.shape)} against labels {tuple(labels.shape)}; "
+            "they must be (B, K, h, w) and (B, H, W)"
+        )
+    if class_weights is not None and class_weights.shape != logits.shape[1:2]:
+        raise ValueError(
+            f"cross-entropy: {tuple(class_weights.shape)} class weights for {logits.shape[1]} classes"
+        )
 
 
 def _by_operators(

@@ -45,7 +45,7 @@ class _Native(torch.autograd.Function):
         for images, *place in stretches(student, setting, patches):
             here = (images, slice(None), *place)
             anchors, others = (patch_rows(x[here], setting) for x in (student, teacher))
-            losses, slopes = _of_patches(anchors, others, setting, gradient is not None)
+            losses, slopes = _of_patches(anchors, others.to(anchors.dtype), setting, gradient is not None)
             total += losses.sum()
             if gradient is not None and slopes is not None:
                 put_rows(slopes, gradient[here], setting)
@@ -63,6 +63,7 @@ def _of_patches(
     anchors: Tensor, others: Tensor, setting: Setting, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Losses (n, R) of the patches' rows (n, R, d), and their gradient by the anchors where it is wanted."""
+    assert anchors.shape == others.shape, "the kernel would read beyond the teacher's rows"
     patches, rows, width = anchors.shape
     columns = F.pad(others.mT, (0, -rows % step_of(others))).contiguous()
     losses = anchors.new_empty(patches, rows)

@@ -238,3 +238,25 @@ def test_equal_logits_cost_the_log_of_their_number(classes: int) -> None:
     labels = torch.zeros(1, 3, 5, dtype=torch.long)
     loss = cross_entropy(torch.full((1, classes, 2, 2), 9.0), labels, ignore_index=255, class_weights=None)
     assert loss.item() == pytest.approx(math.log(classes), rel=3e-7, abs=1e-7)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(
+    ("logits", "labels", "weights"),
+    [
+        ((2, 3, 2, 2), (1, 4, 4), 3),
+        ((2, 3, 2, 2), (4, 4), 3),
+        ((3, 2, 2), (1, 4, 4), 3),
+        ((1, 3, 2, 2), (1, 4, 4), 2),
+    ],
+)
+def test_shapes_that_do_not_fit_are_an_error(
+    logits: tuple[int, ...], labels: tuple[int, ...], weights: int
+) -> None:
+    with pytest.raises(ValueError, match="cross-entropy"):
+        cross_entropy(
+            torch.zeros(logits),
+            torch.zeros(labels, dtype=torch.long),
+            ignore_index=255,
+            class_weights=torch.ones(weights),
+        )

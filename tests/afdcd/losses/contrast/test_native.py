@@ -61,6 +61,13 @@ def test_half_types_are_widened() -> None:
 
 
 @needs_kernels
+def test_a_teacher_of_another_type_is_read_as_the_student_s() -> None:
+    student, teacher = pair((2, 6, 4, 6), torch.float32)
+    loss, _ = loss_and_gradient(native, student, teacher.double(), SETTING)
+    assert loss.equal(loss_and_gradient(native, student, teacher, SETTING)[0])
+
+
+@needs_kernels
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     student, teacher = pair((3, 48, 8, 8), torch.float32)
     threads = torch.get_num_threads()
