@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from afdcd.losses.inputs import wide
+from afdcd.losses.inputs import full_precision, wide
 from afdcd.native.library import call
 
 
@@ -26,7 +26,9 @@ def native_winograd(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         (B, O, H, W) in the map's precision, channels last in memory.
     """
-    found: Tensor = _Native.apply(features, wide(weight), wide(bias))
+    kind = wide(features.new_empty(0)).dtype
+    with full_precision(features):
+        found: Tensor = _Native.apply(features, weight.to(kind), bias.to(kind))
     return found
 
 

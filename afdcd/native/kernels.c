@@ -43,7 +43,7 @@ static inline vec_float exponential_float(vec_float x)
     return power * (vec_float)((exponent + 127) << 23);
 }
 
-/* ln x to 2e-7 of itself or of 1, for normal x > 0. */
+/* ln x to 2e-7 of itself or of 1, for normal x > 0; NaN stays NaN, whose bits would be taken for a number. */
 static inline vec_float logarithm_float(vec_float x)
 {
     /* The exponent that leaves a mantissa between the roots of 1/2 and 2. */
@@ -52,7 +52,8 @@ static inline vec_float logarithm_float(vec_float x)
     vec_float turns = __builtin_convertvector(exponent, vec_float);
     vec_float s = (mantissa - 1.0f) / (mantissa + 1.0f), square = s * s;
     vec_float series = ((square * (1.0f / 9) + 1.0f / 7) * square + 1.0f / 5) * square + 1.0f / 3;
-    return turns * 0.693359375f - turns * 2.12194440e-4f + 2.0f * s * (series * square + 1.0f);
+    vec_float found = turns * 0.693359375f - turns * 2.12194440e-4f + 2.0f * s * (series * square + 1.0f);
+    return chosen_float(x == x, found, x);
 }
 
 #include "contrast.h"

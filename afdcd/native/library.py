@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ _FLAGS = (
 _SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
 _LANES = {torch.float32: 32, torch.float64: 16}
 _FAILURES = {
-    1: MemoryError("a kernel got no memory"),
+    1: RuntimeError("not enough memory for a kernel"),
     2: IndexError("a label is no class of the logits"),
 }
 
@@ -62,16 +63,19 @@ def library() -> Library:
 
 
 def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> None:
-    """Run a kernel in the precision of `like`; tensors are dense (NCHW or NHWC) and on the CPU.
+    """Run a kernel in the precision of `like`.
+
+    Tensors are dense (NCHW or NHWC) and on the CPU; those of floats are of the type of `like`, or float32
+    where it is bfloat16.
 
     Raises:
-        MemoryError: the kernel got no memory.
+        RuntimeError: the kernel got no memory.
         IndexError: a label is no class.
     """
     functions = library().functions
     assert functions is not None, "the kernels are asked for only where they can run"
     # As an attribute, a function is looked up once.
-    failed = getattr(functions, f"{name}_{_SUFFIX[like.dtype]}")(*map(_passed, arguments))
+    failed = getattr(functions, f"{name}_{_SUFFIX[like.dtype]}")(*(_passed(each, like) for each in arguments))
     if failed:
         raise _FAILURES[failed]
 
@@ -81,8 +85,10 @@ def step_of(like: Tensor) -> int:
     return _LANES[like.dtype]
 
 
-def _passed(argument: Tensor | int | float | None) -> Any:
+def _passed(argument: Tensor | int | float | None, like: Tensor) -> Any:
     if isinstance(argument, Tensor):
+        wide = torch.float32 if like.dtype == torch.bfloat16 else like.dtype
+        assert argument.dtype in (like.dtype, wide, torch.int64), f"{argument.dtype} for {like.dtype}"
         dense = argument.is_contiguous() or argument.is_contiguous(memory_format=torch.channels_last)
         assert dense and argument.is_cpu
         return ctypes.c_void_p(argument.data_ptr())
@@ -105,7 +111,11 @@ def _built() -> Path:
     path = _cache() / f"kernels-{digest[:20]}.so"
     if not path.exists():
         with atomic_file(path) as temporary:
-            _ran([compiler, *_FLAGS, str(_HERE / "kernels.c"), "-o", str(temporary), "-lm"])
+            # Built apart: hosts that share the cache may have processes of one number.
+            with TemporaryDirectory() as folder:
+                made = Path(folder) / path.name
+                _ran([compiler, *_FLAGS, str(_HERE / "kernels.c"), "-o", str(made), "-lm"])
+                shutil.copyfile(made, temporary)
     return path
 
 

@@ -47,7 +47,8 @@ class NativeBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         normalised: Tensor = _Native.apply(
-            *(input, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps)
+            *(input, self.weight, self.bias, self.running_mean, self.running_var),
+            *(float(self.momentum or 0), float(self.eps)),
         )
         return normalised
 

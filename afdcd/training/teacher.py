@@ -33,6 +33,9 @@ class FrozenTeacher:
 
     def start(self, images: Tensor) -> Awaited:
         """Begin the forward pass over images (B, 3, H, W); call what is returned when it is needed."""
+        if not self._prepared:  # in the stream that made the weights: it is given their memory again
+            self._prepare(images)
+            self._prepared = True
         if (stream := self._stream) is None:
             output = self._run(images)
             return lambda: output
@@ -49,9 +52,6 @@ class FrozenTeacher:
         return awaited
 
     def _run(self, images: Tensor) -> SegOutput:
-        if not self._prepared:
-            self._prepare(images)
-            self._prepared = True
         # Not inference_mode: losses save the teacher's maps for their backward pass.
         with torch.no_grad(), self._precision.context():
             found: SegOutput = self.network(images, stop=self._stop)

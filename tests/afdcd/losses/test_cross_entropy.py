@@ -199,6 +199,17 @@ def test_no_number_stays_no_number() -> None:
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_bad_logit_of_any_class_is_no_number(place: int, bad: float, dtype: torch.dtype) -> None:
+    logits = torch.zeros(1, 3, 2, 2, dtype=dtype)
+    logits[0, place] = bad
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    assert cross_entropy(logits, labels, ignore_index=255, class_weights=None).isnan()
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("label", [3, 254, -1])
 def test_a_label_that_is_no_class_is_an_error(label: int) -> None:
     labels = torch.zeros(1, 4, 4, dtype=torch.long)

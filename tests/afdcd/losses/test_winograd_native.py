@@ -164,3 +164,13 @@ def test_second_derivatives_are_refused() -> None:
     (slope,) = torch.autograd.grad(found.square().sum(), features, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+def test_autocast_and_other_types_of_weights_change_nothing() -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 5, 4, 6, generator=draw, requires_grad=True)
+    weight, bias = torch.randn(7, 5, 3, 3, generator=draw), torch.randn(7, generator=draw)
+    plain = native_winograd(features, weight, bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = native_winograd(features, weight.double(), bias.double())
+    assert under.dtype == torch.float32 and under.equal(plain)

@@ -249,3 +249,15 @@ def test_a_training_uses_it_unless_it_is_compiled(
     workshop.training(task).run(StopRequest())
     assert (set(called) == {"batch_norm", "batch_norm_back"}) != compiled
     assert not any(isinstance(part, NativeBatchNorm2d) for part in task.learner.modules())
+
+
+@pytest.mark.parametrize("momentum", [0, 1])
+def test_a_momentum_in_whole_numbers(momentum: int) -> None:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm2d(4, momentum=momentum) for _ in range(2)]
+    maps = (5 + torch.randn(2, 4, 3, 5)).to(memory_format=torch.channels_last)
+    norms[1](maps)
+    with native_batch_norm(norms[0]):
+        norms[0](maps)
+    for name, found in norms[0].state_dict().items():
+        torch.testing.assert_close(found, norms[1].state_dict()[name])
