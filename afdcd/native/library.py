@@ -47,7 +47,7 @@ class Library(NamedTuple):
 
 
 def has_kernels() -> bool:
-    """Whether the kernels can run here; the first call of a machine builds them, in about a second."""
+    """Whether the kernels can run here; the first call of a machine builds them, in a few seconds."""
     return library().functions is not None
 
 
