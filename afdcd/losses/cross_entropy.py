@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from afdcd.losses.inputs import full_precision, scaled, wide
-from afdcd.native.library import call, has_kernels
+from afdcd.native.kernels import call, has_kernels
 
 
 def cross_entropy(

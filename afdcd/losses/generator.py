@@ -12,7 +12,7 @@ from afdcd.losses.product import differentiable_product
 from afdcd.losses.randomness import uniform
 from afdcd.losses.winograd import winograd
 from afdcd.losses.winograd_native import native_winograd
-from afdcd.native.library import has_kernels
+from afdcd.native.kernels import has_kernels
 
 _GATHERED_SHARE = 0.4
 """On a CPU the first convolution works cell by cell where no more are kept: at a half it may take longer."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from afdcd.losses.inputs import full_precision, wide
-from afdcd.native.library import call
+from afdcd.native.kernels import call
 
 
 def native_winograd(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Loss kernels in C for CPUs, built by the machine's own compiler for its own processor."""
+"""Kernels in C for trainings on CPUs, built by the machine's own compiler for its own processor."""

@@ -1,10 +1,35 @@
-/* Maps of bfloat16, the upper half of a float, a pair of vectors at a time.
+/* Maps of bfloat16, the upper half of a float: a vector at a time, or a pair of vectors.
  *
  * A word of memory holds two values, so one vector of a pair has the even ones and the other the odd ones:
  * that takes a shift and a mask. What stands beside them in floats is dealt out alike.
  */
 
 typedef uint32_t words __attribute__((vector_size(64), aligned(2), may_alias));
+typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
+
+/* Floats whose upper halves are the nearest bfloat16, the even one of two. */
+static inline words OF(rounded)(OF(vec) value)
+{
+    words bits = (words)value, nearest = bits + 0x7fff + (bits >> 16 & 1);
+    /* Adding could carry a NaN over into an infinity or a zero. */
+    return (words)OF(chosen)(value == value, (OF(vec))nearest, OF(all)(NAN));
+}
+
+/* The first lanes of a vector; the rest is zero. */
+static inline OF(vec) OF(widened)(const uint16_t *from, long lanes)
+{
+    halves some = {0};
+    if (lanes == LANES) some = *(const halves *)from;
+    else memcpy(&some, from, lanes * sizeof *from);
+    return (OF(vec))(__builtin_convertvector(some, words) << 16);
+}
+
+static inline void OF(narrowed)(uint16_t *to, OF(vec) value, long lanes)
+{
+    halves some = __builtin_convertvector(OF(rounded)(value) >> 16, halves);
+    if (lanes == LANES) *(halves *)to = some;
+    else memcpy(to, &some, lanes * sizeof *to);
+}
 
 /* 32 floats, even and odd. */
 static inline OF(Pair) OF(dealt)(const float *from)
@@ -37,14 +62,6 @@ static inline float OF(take_one)(const uint16_t *from)
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
-}
-
-/* Floats whose upper halves are the nearest bfloat16, the even one of two. */
-static inline words OF(rounded)(OF(vec) value)
-{
-    words bits = (words)value, nearest = bits + 0x7fff + (bits >> 16 & 1);
-    /* Adding could carry a NaN over into an infinity or a zero. */
-    return (words)OF(chosen)(value == value, (OF(vec))nearest, OF(all)(NAN));
 }
 
 static inline void OF(put)(uint16_t *to, OF(Pair) pair)

@@ -113,27 +113,6 @@ static inline vec_double logarithm_double(vec_double x)
 #define TAKE OF(widened)
 #define PUT OF(narrowed)
 #include "vectors.h"
-
-typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
-typedef uint32_t bits __attribute__((vector_size(64)));
-
-static inline vec_bfloat16 widened_bfloat16(const uint16_t *from, long lanes)
-{
-    halves some = {0};
-    if (lanes == LANES) some = *(const halves *)from;
-    else memcpy(&some, from, lanes * sizeof *from);
-    return (vec_bfloat16)(__builtin_convertvector(some, bits) << 16);
-}
-
-/* Rounded to nearest, ties to even. */
-static inline void narrowed_bfloat16(uint16_t *to, vec_bfloat16 value, long lanes)
-{
-    bits all = (bits)value, up = all + 0x7fff + ((all >> 16) & 1), not_a_number = (bits)(value != value);
-    halves some = __builtin_convertvector((up | (not_a_number & 0x7fc00000)) >> 16, halves);
-    if (lanes == LANES) *(halves *)to = some;
-    else memcpy(to, &some, lanes * sizeof *to);
-}
-
-#include "winograd.h"
 #include "bfloat16.h"
+#include "winograd.h"
 #include "batch_norm.h"

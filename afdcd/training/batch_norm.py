@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from afdcd.native.library import call, has_kernels
+from afdcd.native.kernels import call, has_kernels
 
 _WIDE = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
 """For each type of a map that of its weights and statistics."""
-
 
 FEW_CHANNELS = 127
 """From 128 on torch's is no slower."""

@@ -15,6 +15,13 @@ from afdcd.losses.contrast.rows import Setting
 Form = Callable[[Tensor, Tensor, Setting], Tensor]
 
 SETTING = Setting((2, 3), 3, 0.3, "l1", cross_group=True)
+SETTINGS = [
+    SETTING,
+    SETTING._replace(distance="l2", temperature=0.5),
+    SETTING._replace(cross_group=False, groups=2),
+    SETTING._replace(patch=(1, 1), groups=6, cross_group=False, distance="l2"),
+    SETTING._replace(patch=(5, 7), groups=1, cross_group=False, temperature=0.05),
+]
 
 
 def pair(shape: tuple[int, ...] = (2, 6, 5, 7), dtype: Any = torch.float64) -> tuple[Tensor, Tensor]:

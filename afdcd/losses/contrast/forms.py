@@ -23,7 +23,7 @@ from afdcd.losses.contrast.dense import dense
 from afdcd.losses.contrast.native import native
 from afdcd.losses.contrast.rows import Setting
 from afdcd.losses.inputs import full_precision
-from afdcd.native.library import has_kernels
+from afdcd.native.kernels import has_kernels
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from afdcd.errors import UserError
 from afdcd.losses.contrast.rows import Setting, patch_rows, put_rows, stretches
 from afdcd.losses.inputs import scaled, wide
-from afdcd.native.library import call, library, step_of
+from afdcd.native.kernels import call, library, step_of
 
 _NUMBERS_AT_ONCE = 2**18
 """Of the student's rows that are copied at once; at least one patch."""

@@ -11,7 +11,7 @@ from afdcd.losses import gathered
 from afdcd.losses import generator as module
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
 from afdcd.losses.randomness import uniform
-from afdcd.native.library import has_kernels
+from afdcd.native.kernels import has_kernels
 
 Form = Callable[[Tensor, Tensor], Tensor]
 

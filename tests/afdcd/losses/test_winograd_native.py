@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from afdcd.losses.winograd_native import native_winograd
-from afdcd.native.library import call, has_kernels
+from afdcd.native.kernels import call, has_kernels
 
 pytestmark = pytest.mark.skipif(not has_kernels(), reason="no C compiler is installed")
 

@@ -10,11 +10,11 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from afdcd.native import library
+from afdcd.native import kernels
 from afdcd.training.batch_norm import FEW_CHANNELS, NativeBatchNorm2d, native_batch_norm
 from afdcd.training.stopping import StopRequest
 
-pytestmark = pytest.mark.skipif(not library.has_kernels(), reason="no C compiler")
+pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
 
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}
 CHANNELS = [1, 3, 8, 24, 64, 100]
@@ -244,7 +244,7 @@ def test_a_training_uses_it_unless_it_is_compiled(
     workshop.practice = tiny.practice(compile=compiled, channels_last=True, ema=0.9)
     workshop.schedule = tiny.schedule(iterations=2, validate_every=1)
     called: list[str] = []
-    monkeypatch.setattr("afdcd.training.batch_norm.call", lambda *a: called.append(a[0]) or library.call(*a))
+    monkeypatch.setattr("afdcd.training.batch_norm.call", lambda *a: called.append(a[0]) or kernels.call(*a))
     task = workshop.distillation()
     workshop.training(task).run(StopRequest())
     assert (set(called) == {"batch_norm", "batch_norm_back"}) != compiled

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from contracts.contrast import SETTING, Form, assert_same, loss_and_gradient, naive, pair
+from contracts.contrast import SETTING, SETTINGS, Form, assert_same, loss_and_gradient, naive, pair
 
 from afdcd.errors import UserError
 from afdcd.losses.contrast import chunked as chunks
@@ -16,17 +16,10 @@ from afdcd.losses.contrast.dense import dense
 from afdcd.losses.contrast.forms import chosen, contrast
 from afdcd.losses.contrast.native import native
 from afdcd.losses.contrast.rows import Setting
-from afdcd.native.library import has_kernels
+from afdcd.native.kernels import has_kernels
 
 FAST = [chunked, native] if has_kernels() else [chunked]
 FORMS = [dense, *FAST]
-SETTINGS = [
-    SETTING,
-    SETTING._replace(distance="l2", temperature=0.5),
-    SETTING._replace(cross_group=False, groups=2),
-    SETTING._replace(patch=(1, 1), groups=6, cross_group=False, distance="l2"),
-    SETTING._replace(patch=(5, 7), groups=1, cross_group=False, temperature=0.05),
-]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from afdcd.native import library as module
-from afdcd.native.library import call, has_kernels, library
+from afdcd.native import kernels as module
+from afdcd.native.kernels import call, has_kernels, library
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler is installed")
 
@@ -103,7 +103,7 @@ def test_a_damaged_library_is_told(anew: Path) -> None:
 
 @needs_compiler
 def test_processes_that_build_at_once_do_not_meet(anew: Path) -> None:
-    code = "from afdcd.native.library import has_kernels; raise SystemExit(not has_kernels())"
+    code = "from afdcd.native.kernels import has_kernels; raise SystemExit(not has_kernels())"
     environment = {**os.environ, "XDG_CACHE_HOME": str(anew.parent)}
     running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in running] == [0, 0]
