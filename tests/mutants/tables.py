@@ -97,6 +97,8 @@ def planted(fault: Fault, root: Path) -> str:
         raise TableError(f"{place}: the text must stand there once, it does {count} times: {fault.old}")
     text = source.replace(fault.old, fault.new)
     if not fault.file.endswith(".py"):
+        if text == source:
+            raise TableError(f"{place}: it changes no code: {fault.new}")
         return text  # C that does not compile leaves its tests nothing to see: the fault survives
     try:
         changed = ast.dump(ast.parse(text)) != ast.dump(ast.parse(source))
