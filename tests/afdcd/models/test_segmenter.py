@@ -97,6 +97,16 @@ def test_normalisation_subtracts_mean_and_divides_by_deviation(network: Segmente
         torch.testing.assert_close(values[:, channel].double(), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_normalisation_of_channels_last_images_gives_the_same_bits(narrow: Narrow, order: str) -> None:
+    settings = RGB.model_copy(update={"order": order})
+    normalise = build_segmenter(narrow(normalisation=settings), 5).normalise
+    images = torch.randint(0, 256, (2, 3, 6, 10), dtype=torch.uint8)
+    expected = normalise(images)
+    found = normalise(images.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(found, expected) and found.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_normalisation_is_settings_not_weights(network: Segmenter) -> None:
     assert not [name for name in network.state_dict() if name.startswith("normalise")]
 
