@@ -32,6 +32,27 @@ def test_ctrl_c_is_one_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(capsys, KeyboardInterrupt()) == (130, "interrupted\n")
 
 
+def test_a_stage_ends_when_its_threads_have_and_all_is_written(tmp_path: Path) -> None:
+    program = """
+import atexit, threading, time
+from pipeline import cli
+
+def late():
+    time.sleep(0.2)
+    print("thread", end=" ")
+
+def main(given):
+    atexit.register(lambda: print("end", end=""))
+    threading.Thread(target=late).start()
+    print("main", end=" ")
+
+cli.run(main)
+print("never")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "main thread end", "")
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [
