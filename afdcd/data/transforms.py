@@ -17,6 +17,7 @@ from torch import Tensor
 
 from afdcd.config import IGNORE_INDEX, AugmentConfig
 from afdcd.data import released
+from afdcd.native.kernels import call, has_kernels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -125,9 +126,8 @@ def photometric(pixels: Pixels, brightness: float, contrast: float, saturation: 
     """
     if brightness == contrast == saturation == 1.0:
         return pixels
-    image = Image.fromarray(pixels)
     red, green, blue = LUMA
-    grey = float(np.asarray(image.resize((1, 1), Image.Resampling.BOX))[0, 0] @ np.array(LUMA))
+    grey = float(_mean(pixels) @ np.array(LUMA))
     gain = brightness * contrast
     lift = brightness * (1.0 - contrast) * grey
     pull = gain * (1.0 - saturation)
@@ -137,7 +137,28 @@ def photometric(pixels: Pixels, brightness: float, contrast: float, saturation: 
         *(pull * red, pull * green + keep, pull * blue, lift),
         *(pull * red, pull * green, pull * blue + keep, lift),
     )
-    return np.asarray(image.convert("RGB", matrix))
+    return _mixed(pixels, matrix)
+
+
+def _mean(pixels: Pixels) -> Pixels:
+    """The mean colour (3,). In C it takes a fifth of the time, on the whole, and so does `_mixed`."""
+    if not has_kernels() or len(pixels) > pixels.shape[1]:
+        # Of a tall image Pillow may round columns first, which the kernel does not.
+        mean: Pixels = np.asarray(Image.fromarray(pixels).resize((1, 1), Image.Resampling.BOX))[0, 0]
+        return mean
+    source, found = torch.from_numpy(pixels), torch.empty(3, dtype=torch.uint8)
+    call("mean", source, source, found, *pixels.shape[:2])
+    return found.numpy()
+
+
+def _mixed(pixels: Pixels, matrix: tuple[float, ...]) -> Pixels:
+    """Every pixel times a matrix of three rows, whose fourth column is added."""
+    if not has_kernels():
+        return np.asarray(Image.fromarray(pixels).convert("RGB", matrix))
+    source = torch.from_numpy(pixels)
+    found = torch.empty_like(source)
+    call("mix", source, source, torch.tensor(matrix), found, found.numel() // 3)
+    return found.numpy()
 
 
 def _cut(image: Pixels, rows: Span, columns: Span) -> Tensor:

@@ -116,3 +116,5 @@ static inline vec_double logarithm_double(vec_double x)
 #include "bfloat16.h"
 #include "winograd.h"
 #include "batch_norm.h"
+
+#include "jitter.h" /* the last: it changes how sums are rounded */

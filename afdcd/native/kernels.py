@@ -25,13 +25,16 @@ _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 _SOURCES = (
     *("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h", "winograd.h"),
-    *("plain.h", "bfloat16.h", "batch_norm.h"),
+    *("plain.h", "bfloat16.h", "batch_norm.h", "jitter.h"),
 )
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
 )
-_SUFFIX = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"}
+_SUFFIX = {
+    **{torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"},
+    **{torch.uint8: "uint8"},
+}
 _LANES = {torch.float32: 32, torch.float64: 16}
 _FAILURES = {
     1: RuntimeError("not enough memory for a kernel"),
@@ -66,7 +69,7 @@ def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> No
     """Run a kernel in the precision of `like`.
 
     Tensors are dense (NCHW or NHWC) and on the CPU; those of floats are of the type of `like`, or float32
-    where it is bfloat16.
+    where it is bfloat16 or uint8.
 
     Raises:
         RuntimeError: the kernel got no memory.
@@ -87,7 +90,7 @@ def step_of(like: Tensor) -> int:
 
 def _passed(argument: Tensor | int | float | None, like: Tensor) -> Any:
     if isinstance(argument, Tensor):
-        wide = torch.float32 if like.dtype == torch.bfloat16 else like.dtype
+        wide = torch.float32 if like.dtype in (torch.bfloat16, torch.uint8) else like.dtype
         assert argument.dtype in (like.dtype, wide, torch.int64), f"{argument.dtype} for {like.dtype}"
         dense = argument.is_contiguous() or argument.is_contiguous(memory_format=torch.channels_last)
         assert dense and argument.is_cpu

@@ -9,6 +9,7 @@ from PIL import Image
 from afdcd.config import AugmentConfig
 from afdcd.data import transforms
 from afdcd.data.transforms import augment, photometric, span
+from afdcd.native import kernels
 
 PLAIN = AugmentConfig(
     order="window",
@@ -21,6 +22,7 @@ PLAIN = AugmentConfig(
     contrast=0,
     saturation=0,
 )
+needs_kernels = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
 IDENTITY = np.arange(256, dtype=np.uint8)
 
 
@@ -250,6 +252,23 @@ def test_photometric_clips_and_does_not_wrap() -> None:
     white = np.full((4, 4, 3), 250, dtype=np.uint8)
     assert photometric(white, 1.5, 1.0, 1.0).min() == 255
     assert photometric(white, 1.0, 1.0, 1.0).max() == 250
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 7), (24, 24), (40, 3), (61, 83), (96, 192), (5, 700)])
+def test_colours_in_c_are_pillows_to_the_bit(size, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(size[0])
+    called: list[str] = []
+    monkeypatch.setattr(transforms, "call", lambda *a: called.append(a[0]) or kernels.call(*a))
+    pictures = [rng.integers(0, most, (*size, 3), dtype=np.uint8) for most in (256, 256, 9)]
+    for pixels in (*pictures, np.full((*size, 3), 255, np.uint8)):
+        for factors in rng.uniform(0, 2.5, (20, 3)).tolist():
+            monkeypatch.setattr(transforms, "has_kernels", lambda: True)
+            found = photometric(pixels, *factors)
+            monkeypatch.setattr(transforms, "has_kernels", lambda: False)
+            before = len(called)
+            assert (found == photometric(pixels, *factors)).all() and len(called) == before
+    assert set(called) == ({"mean", "mix"} if size[0] <= size[1] else {"mix"})
 
 
 def rare(height: int = 60, width: int = 80):
