@@ -7,6 +7,7 @@
  */
 
 #define PAIRS 2 /* of vectors, at once */
+#define INLINED __attribute__((always_inline)) /* once for each set of constants */
 #define BLOCK (PAIRS * 2 * LANES)
 
 typedef struct {
@@ -84,10 +85,33 @@ static void OF(squares)(const STORED *x, long count, long period, const REAL *me
     }
 }
 
+/* `value`, or 0 where `sign` is not above it; NaN is let through. */
+static inline OF(Pair) OF(gated)(OF(Pair) value, OF(Pair) sign)
+{
+    value.a = OF(chosen)(sign.a <= 0, OF(all)(0), value.a);
+    value.b = OF(chosen)(sign.b <= 0, OF(all)(0), value.b);
+    return value;
+}
+
+static inline REAL OF(gated_one)(REAL value, REAL sign) { return sign <= 0 ? 0 : value; }
+
+/* Slopes at `i`: of y where it was not rectified and is NULL, else those that its sign lets through. */
+static inline INLINED OF(Pair) OF(slopes_at)(const STORED *slopes, const STORED *y, long i)
+{
+    OF(Pair) slope = OF(take)(slopes + i);
+    return y ? OF(gated)(slope, OF(take)(y + i)) : slope;
+}
+
+static inline INLINED REAL OF(slope_at)(const STORED *slopes, const STORED *y, long i)
+{
+    REAL slope = OF(take_one)(slopes + i);
+    return y ? OF(gated_one)(slope, OF(take_one)(y + i)) : slope;
+}
+
 /* Sums (period) of slopes, and of their products with x less `mean`. */
-static void OF(products)(
-    const STORED *x, const STORED *slopes, long count, long period, const REAL *mean, REAL *sums,
-    REAL *products)
+static inline INLINED void OF(products)(
+    const STORED *x, const STORED *y, const STORED *slopes, long count, long period, const REAL *mean,
+    REAL *sums, REAL *products)
 {
     long whole = count / period * period;
     for (long at = 0; at < period; at += BLOCK) {
@@ -95,7 +119,7 @@ static void OF(products)(
         for (int p = 0; p < PAIRS; p++) middle[p] = OF(dealt)(mean + at + p * 2 * LANES);
         for (long i = at; i < whole; i += period)
             for (int p = 0; p < PAIRS; p++) {
-                OF(Pair) slope = OF(take)(slopes + i + p * 2 * LANES);
+                OF(Pair) slope = OF(slopes_at)(slopes, y, i + p * 2 * LANES);
                 OF(Pair) value = OF(take)(x + i + p * 2 * LANES);
                 sum[p].a += slope.a;
                 sum[p].b += slope.b;
@@ -108,16 +132,16 @@ static void OF(products)(
         }
     }
     for (long i = whole; i < count; i++) {
-        REAL slope = OF(take_one)(slopes + i);
+        REAL slope = OF(slope_at)(slopes, y, i);
         sums[i - whole] += slope;
         products[i - whole] += slope * (OF(take_one)(x + i) - mean[i - whole]);
     }
 }
 
-/* (x - mean) * scale + shift, and `steep` times the slopes on top unless those are NULL; factors (period). */
-static inline __attribute__((always_inline)) void OF(scaled)(
-    const STORED *x, const STORED *slopes, STORED *to, long count, long period, const REAL *mean,
-    const REAL *scale, const REAL *shift, const REAL *steep)
+/* (x - mean) * scale + shift (period), and `steep` times the slopes on top unless those are NULL. */
+static inline INLINED void OF(scaled)(
+    const STORED *x, const STORED *y, const STORED *slopes, STORED *to, long count, long period,
+    const REAL *mean, const REAL *scale, const REAL *shift, const REAL *steep, int rectified)
 {
     long whole = count / period * period;
     for (long at = 0; at < period; at += BLOCK) {
@@ -135,18 +159,18 @@ static inline __attribute__((always_inline)) void OF(scaled)(
                 value.a = (value.a - middle[p].a) * factor[p].a + offset[p].a;
                 value.b = (value.b - middle[p].b) * factor[p].b + offset[p].b;
                 if (slopes) {
-                    slope = OF(take)(slopes + i + p * 2 * LANES);
+                    slope = OF(slopes_at)(slopes, y, i + p * 2 * LANES);
                     value.a += slope.a * slant[p].a;
                     value.b += slope.b * slant[p].b;
                 }
-                OF(put)(to + i + p * 2 * LANES, value);
+                OF(put)(to + i + p * 2 * LANES, rectified ? OF(gated)(value, value) : value);
             }
     }
     for (long i = whole; i < count; i++) {
         long k = i - whole;
         REAL value = (OF(take_one)(x + i) - mean[k]) * scale[k] + shift[k];
-        if (slopes) value += OF(take_one)(slopes + i) * steep[k];
-        OF(put_one)(to + i, value);
+        if (slopes) value += OF(slope_at)(slopes, y, i) * steep[k];
+        OF(put_one)(to + i, rectified ? OF(gated_one)(value, value) : value);
     }
 }
 
@@ -178,12 +202,13 @@ static void OF(added)(const OF(Shape) *shape, const REAL *parts, double *restric
         for (long c = 0; c < shape->channels; c++) sum[c] += parts[k * shape->channels + c];
 }
 
-/* Normalise x (rows, channels) to y; mean and 1 / deviation (2, channels) are for the backward pass.
- * Running statistics move by `momentum`, that of the variance to the unbiased one.
+/* Normalise x (rows, channels) to y, or to its ReLU; mean and 1 / deviation (2, channels) are for the way back.
+ * Running statistics move by `momentum`, that of the variance to the unbiased one, and count one batch more.
  */
 int OF(batch_norm)(
-    const STORED *x, const REAL *weight, const REAL *bias, REAL *running_mean, REAL *running_var, REAL *mean,
-    STORED *y, long rows, long channels, double momentum, double eps)
+    const STORED *x, const REAL *weight, const REAL *bias, REAL *running_mean, REAL *running_var,
+    int64_t *batches, REAL *mean, STORED *y, long rows, long channels, long rectified, double momentum,
+    double eps)
 {
     OF(Shape) shape = OF(shape)(rows, channels);
     long period = shape.period, parts = shape.chunks * channels;
@@ -220,14 +245,18 @@ int OF(batch_norm)(
                 running_mean[c] += momentum * (centre[c] - running_mean[c]);
                 running_var[c] += momentum * (spread[c] / (rows - 1) - running_var[c]);
             }
+            ++*batches;
             OF(unfold)(&shape, mean, middle);
             OF(unfold)(&shape, scale, factor);
             OF(unfold)(&shape, bias, shift);
         }
 #pragma omp for schedule(static)
         for (long k = 0; k < shape.chunks; k++) {
-            long from = k * shape.chunk;
-            OF(scaled)(x + from, NULL, y + from, OF(held)(&shape, k), period, middle, factor, shift, NULL);
+            const STORED *from = x + k * shape.chunk;
+            STORED *to = y + k * shape.chunk;
+            long count = OF(held)(&shape, k);
+            if (rectified) OF(scaled)(from, NULL, NULL, to, count, period, middle, factor, shift, NULL, 1);
+            else OF(scaled)(from, NULL, NULL, to, count, period, middle, factor, shift, NULL, 0);
         }
     }
 end:
@@ -236,9 +265,11 @@ end:
     return failed;
 }
 
-/* Gradients by x (rows, channels), weight and bias (channels), from those by y (rows, channels). */
+/* Gradients by x (rows, channels), weight and bias (channels), from those by the output; y is NULL, or the
+ * output (rows, channels) if that is rectified.
+ */
 int OF(batch_norm_back)(
-    const STORED *x, const STORED *slopes, const REAL *weight, const REAL *mean, STORED *by_x,
+    const STORED *x, const STORED *y, const STORED *slopes, const REAL *weight, const REAL *mean, STORED *by_x,
     REAL *by_weight, REAL *by_bias, long rows, long channels)
 {
     OF(Shape) shape = OF(shape)(rows, channels);
@@ -257,9 +288,10 @@ int OF(batch_norm_back)(
         if (!own) failed = NO_MEMORY;
 #pragma omp for schedule(static)
         for (long k = 0; k < shape.chunks; k++) {
-            long from = k * shape.chunk;
+            long at = k * shape.chunk, count = OF(held)(&shape, k);
             if (!own) continue;
-            OF(products)(x + from, slopes + from, OF(held)(&shape, k), period, middle, own, own + period);
+            if (y) OF(products)(x + at, y + at, slopes + at, count, period, middle, own, own + period);
+            else OF(products)(x + at, NULL, slopes + at, count, period, middle, own, own + period);
             OF(fold)(&shape, own, sums + k * channels);
             OF(fold)(&shape, own + period, products + k * channels);
         }
@@ -282,8 +314,12 @@ int OF(batch_norm_back)(
         }
 #pragma omp for schedule(static)
         for (long k = 0; k < shape.chunks; k++) {
-            long from = k * shape.chunk, count = OF(held)(&shape, k);
-            OF(scaled)(x + from, slopes + from, by_x + from, count, period, middle, factor, shift, steep);
+            const STORED *from = x + k * shape.chunk, *sloped = slopes + k * shape.chunk;
+            const STORED *signs = y ? y + k * shape.chunk : NULL;
+            STORED *to = by_x + k * shape.chunk;
+            long count = OF(held)(&shape, k);
+            if (y) OF(scaled)(from, signs, sloped, to, count, period, middle, factor, shift, steep, 0);
+            else OF(scaled)(from, NULL, sloped, to, count, period, middle, factor, shift, steep, 0);
         }
     }
 end:
@@ -293,4 +329,5 @@ end:
 }
 
 #undef PAIRS
+#undef INLINED
 #undef BLOCK

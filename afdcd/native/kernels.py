@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,13 @@ _SUFFIX = {
     **{torch.float32: "float", torch.float64: "double", torch.bfloat16: "bfloat16"},
     **{torch.uint8: "uint8"},
 }
+_TYPES = {
+    torch.float32: frozenset({torch.float32, torch.int64}),
+    torch.float64: frozenset({torch.float64, torch.int64}),
+    torch.bfloat16: frozenset({torch.bfloat16, torch.float32, torch.int64}),
+    torch.uint8: frozenset({torch.uint8, torch.float32, torch.int64}),
+}
+"""Of the tensors that a kernel may take, by its precision."""
 _LANES = {torch.float32: 32, torch.float64: 16}
 _FAILURES = {
     1: RuntimeError("not enough memory for a kernel"),
@@ -69,7 +76,7 @@ def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> No
     """Run a kernel in the precision of `like`.
 
     Tensors are dense (NCHW or NHWC) and on the CPU; those of floats are of the type of `like`, or float32
-    where it is bfloat16 or uint8.
+    where it is bfloat16 or uint8. Of numbers, a kernel's first call says which are floats.
 
     Raises:
         RuntimeError: the kernel got no memory.
@@ -78,8 +85,12 @@ def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> No
     functions = library().functions
     assert functions is not None, "the kernels are asked for only where they can run"
     # As an attribute, a function is looked up once.
-    failed = getattr(functions, f"{name}_{_SUFFIX[like.dtype]}")(*(_passed(each, like) for each in arguments))
-    if failed:
+    dtype = like.dtype
+    function = getattr(functions, f"{name}_{_SUFFIX[dtype]}")
+    if function.argtypes is None:
+        function.argtypes = [_kind(each) for each in arguments]
+    types = _TYPES[dtype]
+    if failed := function(*[_address(a, types) if isinstance(a, Tensor) else a for a in arguments]):
         raise _FAILURES[failed]
 
 
@@ -88,16 +99,18 @@ def step_of(like: Tensor) -> int:
     return _LANES[like.dtype]
 
 
-def _passed(argument: Tensor | int | float | None, like: Tensor) -> Any:
-    if isinstance(argument, Tensor):
-        wide = torch.float32 if like.dtype in (torch.bfloat16, torch.uint8) else like.dtype
-        assert argument.dtype in (like.dtype, wide, torch.int64), f"{argument.dtype} for {like.dtype}"
-        dense = argument.is_contiguous() or argument.is_contiguous(memory_format=torch.channels_last)
-        assert dense and argument.is_cpu
-        return ctypes.c_void_p(argument.data_ptr())
-    if argument is None:
-        return ctypes.c_void_p()
-    return ctypes.c_long(argument) if isinstance(argument, int) else ctypes.c_double(argument)
+def _address(tensor: Tensor, types: frozenset[torch.dtype]) -> int:
+    assert tensor.dtype in types, f"{tensor.dtype} is none of {types}"
+    assert tensor.is_cpu
+    assert tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.data_ptr()
+
+
+def _kind(argument: Tensor | int | float | None) -> type:
+    """What stands in this place of a kernel's arguments at each call."""
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p
+    return ctypes.c_long if isinstance(argument, int) else ctypes.c_double
 
 
 def _built() -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from afdcd.native.kernels import call, has_kernels
+from afdcd.training.rectified import rectified_norms
 
 _WIDE = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
 """For each type of a map that of its weights and statistics."""
@@ -21,37 +22,40 @@ FEW_CHANNELS = 127
 
 @contextmanager
 def native_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Let every `nn.BatchNorm2d` within a module run in C, where kernels can be built.
+    """Let every `nn.BatchNorm2d` within a module run in C, and a ReLU after it at once, where C can be built.
 
     They are of another class meanwhile, with the same weights, buffers and names; what is of a subclass
     already, such as timm's norms with an activation, stays as it is.
     """
-    norms = [part for part in module.modules() if type(part) is nn.BatchNorm2d] if has_kernels() else []
-    for norm in norms:
-        norm.__class__ = NativeBatchNorm2d
+    classes: dict[nn.Module, type[nn.Module]] = {}
+    if has_kernels():
+        classes |= {part: NativeBatchNorm2d for part in module.modules() if type(part) is nn.BatchNorm2d}
+        for norm, relu in rectified_norms(module):
+            classes |= {norm: RectifyingBatchNorm2d, relu: RectifiedReLU}
+    before = {part: type(part) for part in classes}
     try:
+        for part, other in classes.items():
+            part.__class__ = other
         yield
     finally:
-        for norm in norms:
-            norm.__class__ = nn.BatchNorm2d
+        for part, own in before.items():
+            part.__class__ = own
 
 
 class NativeBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that trains on channels-last maps of a CPU in C; all else is torch's."""
 
+    rectifies: ClassVar[bool] = False
+
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to the same, as `nn.BatchNorm2d` but for rounding; without a second derivative."""
-        if not self._fits(input):
+        weight = self.weight
+        if not self._fits(input, weight):
             return super().forward(input)
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        normalised: Tensor = _Native.apply(
-            *(input, self.weight, self.bias, self.running_mean, self.running_var),
-            *(float(self.momentum or 0), float(self.eps)),
-        )
+        normalised: Tensor = _Native.apply(input, weight, self.bias, self)
         return normalised
 
-    def _fits(self, x: Tensor) -> bool:
+    def _fits(self, x: Tensor, weight: Tensor) -> bool:
         return (
             self.training
             and self.affine
@@ -62,39 +66,46 @@ class NativeBatchNorm2d(nn.BatchNorm2d):
             and x.is_contiguous(memory_format=torch.channels_last)
             and x.shape[1] == self.num_features <= FEW_CHANNELS
             and x.numel() > self.num_features
-            and _WIDE.get(x.dtype) == self.weight.dtype
+            and _WIDE.get(x.dtype) == weight.dtype
         )
+
+
+class RectifyingBatchNorm2d(NativeBatchNorm2d):
+    """One whose output in C is rectified, as the next that is done with it is a ReLU; torch's is not."""
+
+    rectifies: ClassVar[bool] = True
+
+
+class RectifiedReLU(nn.ReLU):
+    """A ReLU that has nothing to do on what a norm has just rectified."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same map, without negative values."""
+        return input if getattr(input.grad_fn, "rectified", False) else super().forward(input)
 
 
 class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: NativeBatchNorm2d) -> Tensor:
         channels = x.shape[1]
-        normalised, statistics = torch.empty_like(x), weight.new_empty(2, channels)
+        y, statistics = torch.empty_like(x), weight.new_empty(2, channels)
         call(
-            *("batch_norm", x, x, weight, bias, running_mean, running_var, statistics, normalised),
-            *(x.numel() // channels, channels, momentum, eps),
+            *("batch_norm", x, x, weight, bias, norm.running_mean, norm.running_var),
+            *(norm.num_batches_tracked, statistics, y, x.numel() // channels, channels),
+            *(norm.rectifies, float(norm.momentum or 0), float(norm.eps)),
         )
-        ctx.save_for_backward(x, weight, statistics)
-        return normalised
+        ctx.rectified = norm.rectifies
+        ctx.save_for_backward(x, weight, statistics, y if norm.rectifies else None)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, statistics = ctx.saved_tensors
+        x, weight, statistics, y = ctx.saved_tensors
         by_x, by_weight, by_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         upstream = upstream.contiguous(memory_format=torch.channels_last)
         call(
-            *("batch_norm_back", x, x, upstream, weight, statistics, by_x, by_weight, by_bias),
+            *("batch_norm_back", x, x, y, upstream, weight, statistics, by_x, by_weight, by_bias),
             *(x.numel() // x.shape[1], x.shape[1]),
         )
-        return by_x, by_weight, by_bias, None, None, None, None
+        return by_x, by_weight, by_bias, None

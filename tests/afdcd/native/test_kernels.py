@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,16 +112,63 @@ def test_processes_that_build_at_once_do_not_meet(anew: Path) -> None:
     assert [path.suffix for path in anew.iterdir()] == [".so"]
 
 
-@needs_compiler
-def test_failures_of_a_kernel_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Functions:
-        def __getattr__(self, name: str) -> object:
-            return lambda code: code.value
+class Kernel:
+    """Returns its last argument, and remembers all."""
 
-    monkeypatch.setattr(module, "library", lambda: module.Library(Functions(), ""))  # type: ignore[arg-type]
+    argtypes: list[type] | None = None
+    given: tuple[object, ...] = ()
+
+    def __call__(self, *arguments: object) -> object:
+        self.given = arguments
+        return arguments[-1]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """What is called for "anything" of float32 and bfloat16."""
+    kernel = Kernel()
+    functions = SimpleNamespace(anything_float=kernel, anything_bfloat16=kernel)
+    monkeypatch.setattr(module, "library", lambda: module.Library(functions, ""))  # type: ignore[arg-type]
+    return kernel
+
+
+def test_failures_of_a_kernel_are_errors(kernel: Kernel) -> None:
     like = torch.zeros(())
     call("anything", like, 0)
     with pytest.raises(RuntimeError, match="not enough memory for a kernel"):
         call("anything", like, 1)
     with pytest.raises(IndexError, match="a label is no class"):
         call("anything", like, 2)
+
+
+def test_what_a_kernel_is_given(kernel: Kernel) -> None:
+    like, labels = torch.zeros(2, 3, 4, 5), torch.zeros(3, dtype=torch.int64)
+    channels_last = like.to(memory_format=torch.channels_last)
+    call("anything", like, like, channels_last, labels, None, 0.5, 0)
+    assert kernel.given == (like.data_ptr(), channels_last.data_ptr(), labels.data_ptr(), None, 0.5, 0)
+    pointer = ctypes.c_void_p
+    assert kernel.argtypes == [pointer, pointer, pointer, pointer, ctypes.c_double, ctypes.c_long]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(3, dtype=torch.float64),
+        torch.zeros(3, dtype=torch.bfloat16),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3, 4)[:, 1:],
+    ],
+    ids=["wider", "narrower", "elsewhere", "with gaps"],
+)
+def test_what_a_kernel_cannot_take_is_refused(wrong: torch.Tensor, kernel: Kernel) -> None:
+    with pytest.raises(AssertionError):
+        call("anything", torch.zeros(()), wrong, 0)
+    assert kernel.given == ()
+
+
+def test_bfloat16_may_stand_beside_float32(kernel: Kernel) -> None:
+    like = torch.zeros(3, dtype=torch.bfloat16)
+    call("anything", like, like, like.float(), 0)
+    assert kernel.given == (like.data_ptr(), kernel.given[1], 0)
+    with pytest.raises(AssertionError, match="torch.float64"):
+        call("anything", like, like.double(), 0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from afdcd.native import kernels
-from afdcd.training.batch_norm import FEW_CHANNELS, NativeBatchNorm2d, native_batch_norm
+from afdcd.training.batch_norm import (
+    FEW_CHANNELS,
+    NativeBatchNorm2d,
+    RectifiedReLU,
+    RectifyingBatchNorm2d,
+    native_batch_norm,
+)
 from afdcd.training.stopping import StopRequest
 
 pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
@@ -19,6 +26,7 @@ pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.librar
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}
 CHANNELS = [1, 3, 8, 24, 64, 100]
 SHAPES = [(2, 5, 7), (3, 40, 41), (8, 1, 1)]
+FORMS = [NativeBatchNorm2d, RectifyingBatchNorm2d]
 
 
 class Passed(NamedTuple):
@@ -48,15 +56,16 @@ def maps(shape: tuple[int, ...], channels: int, dtype: torch.dtype) -> tuple[Ten
     return tuple(t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, slopes))  # type: ignore[return-value]
 
 
-def passed(norm: nn.BatchNorm2d, x: Tensor, slopes: Tensor, native: bool = True) -> Passed:
+def passed(
+    norm: nn.BatchNorm2d, x: Tensor, slopes: Tensor, form: type[nn.BatchNorm2d] = NativeBatchNorm2d
+) -> Passed:
     norm, x = copy.deepcopy(norm), x.detach().requires_grad_()
-    if native:
-        norm.__class__ = NativeBatchNorm2d
+    norm.__class__ = form
     y = norm(x)
     y.backward(slopes)
     assert y.dtype == x.dtype and y.is_contiguous(memory_format=torch.channels_last)
     assert norm.num_batches_tracked == 1
-    assert ("_Native" in type(y.grad_fn).__name__) == native
+    assert ("_Native" in type(y.grad_fn).__name__) == (form in FORMS)
     return Passed(
         *(
             t.detach().double()  # type: ignore[union-attr]
@@ -100,12 +109,25 @@ def seeded() -> Iterator[None]:
 def test_values_gradients_and_statistics(shape: tuple[int, ...], channels: int, dtype: torch.dtype) -> None:
     norm, (x, slopes) = normed(channels, dtype), maps(shape, channels, dtype)
     found, wanted = passed(norm, x, slopes), naive(norm, x, slopes)
-    plain = passed(norm, x, slopes, native=False)
+    plain = passed(norm, x, slopes, nn.BatchNorm2d)
     for ours, true, torchs in zip(found, wanted, plain, strict=True):
         scale = float(true.abs().max())
         assert (ours - true).abs().max() <= ROUNDING[dtype] * scale
         # As near as torch's, but for a few roundings.
         assert (ours - true).abs().max() <= 2 * (torchs - true).abs().max() + 5e-6 * scale
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_with_the_relu_after_it(shape: tuple[int, ...], channels: int, dtype: torch.dtype) -> None:
+    norm, (x, slopes) = normed(channels, dtype), maps(shape, channels, dtype)
+    norm.bias.data -= 1.5
+    found = passed(norm, x, slopes, RectifyingBatchNorm2d)
+    assert 0 < (found.y == 0).double().mean() < 1
+    wanted = naive(norm, x, slopes.double().where(found.y > 0, 0))
+    for ours, true in zip(found, wanted._replace(y=wanted.y.clamp_min(0)), strict=True):
+        assert (ours - true).abs().max() <= ROUNDING[dtype] * true.abs().max()
 
 
 def test_a_mean_far_above_the_deviation_costs_few_digits() -> None:
@@ -118,12 +140,13 @@ def test_a_mean_far_above_the_deviation_costs_few_digits() -> None:
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("channels", [8, 24])
-def test_bits_do_not_depend_on_threads(channels: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_bits_do_not_depend_on_threads(form: type[nn.BatchNorm2d], channels: int, dtype: torch.dtype) -> None:
     norm, (x, slopes) = normed(channels, dtype), maps((3, 60, 61), channels, dtype)
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        results.append(passed(norm, x, slopes))
+        results.append(passed(norm, x, slopes, form))
     for one, other in zip(results[:1] * 2, results[1:], strict=True):
         assert all(a.equal(b) for a, b in zip(one, other, strict=True))
 
@@ -140,10 +163,13 @@ def test_bfloat16_rounds_to_the_nearest_even() -> None:
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("pixel", [0, -1])
-def test_no_number_stays_none_and_in_its_channel(pixel: int, value: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_no_number_stays_none_and_in_its_channel(
+    form: type[nn.BatchNorm2d], pixel: int, value: float, dtype: torch.dtype
+) -> None:
     x, slopes = maps((2, 31, 33), 3, dtype)
     x[pixel, 1, pixel, pixel] = value
-    for found in passed(normed(3, dtype), x, slopes)[:3]:
+    for found in passed(normed(3, dtype), x, slopes, form)[:3]:
         channels = found if found.dim() == 1 else found.movedim(1, 0).flatten(1)
         spoilt = channels.isfinite().logical_not()
         assert spoilt[1].all() and not spoilt[0].any() and not spoilt[2].any()
@@ -188,12 +214,57 @@ UNFIT: dict[str, tuple[Callable[[], nn.BatchNorm2d], Callable[[Tensor], Tensor]]
 }
 
 
+def rectified_block(norm: nn.BatchNorm2d, inplace: bool) -> nn.Sequential:
+    return nn.Sequential(norm, nn.Identity(), nn.ReLU(inplace))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_block_is_the_same_with_its_relu_in_the_norm(inplace: bool) -> None:
+    block, (x, slopes) = (
+        rectified_block(normed(8, torch.float64), inplace),
+        maps((2, 9, 10), 8, torch.float64),
+    )
+    block[0].bias.data -= 1.5
+    found, wanted = [], []
+    for values, form in ((wanted, nullcontext()), (found, native_batch_norm(block))):
+        block.zero_grad()
+        x.grad = None
+        with form:
+            y = block(x.requires_grad_())
+            y.backward(slopes)
+        assert ("_Native" in type(y.grad_fn).__name__) == (values is found)
+        values += [y.detach(), x.grad, *(parameter.grad for parameter in block.parameters())]
+    for ours, torchs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_relu_after_what_is_torchs_is_torchs_too(case: str) -> None:
+    build, change = UNFIT[case]
+    block, x = rectified_block(build(), True), change(maps((2, 9, 10), 8, torch.float32)[0]).requires_grad_()
+    ours = copy.deepcopy(block)
+    with native_batch_norm(ours):
+        found = ours(x)
+    assert found.equal(block(x)) and "Relu" in type(found.grad_fn).__name__
+
+
+def test_without_gradients_a_relu_is_there_too() -> None:
+    block, (x, _) = rectified_block(normed(8, torch.float64), True), maps((2, 9, 10), 8, torch.float64)
+    block[0].bias.data -= 1.5
+    with native_batch_norm(block), torch.no_grad():
+        found = block(x)
+        block.eval()
+        assert block(x).min() == 0
+    block.train()
+    torch.testing.assert_close(found, block(x), rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("case", UNFIT)
 def test_all_else_is_torchs(case: str) -> None:
     build, change = UNFIT[case]
     norm, x = build(), change(maps((2, 9, 10), 8, torch.float32)[0]).requires_grad_()
     ours = copy.deepcopy(norm)
-    ours.__class__ = NativeBatchNorm2d
+    ours.__class__ = RectifyingBatchNorm2d
     found, wanted = ours(x), norm(x)
     assert "_Native" not in type(found.grad_fn).__name__ and found.equal(wanted)
     for name, tensor in norm.state_dict().items():
@@ -217,11 +288,15 @@ class Own(nn.BatchNorm2d):
 
 
 def test_modules_are_what_they_were_afterwards() -> None:
-    network = nn.Sequential(nn.BatchNorm2d(8), Own(8), nn.SyncBatchNorm(8))
+    network = nn.Sequential(
+        *(nn.BatchNorm2d(8), Own(8), nn.ReLU(), nn.SyncBatchNorm(8)),
+        *(nn.BatchNorm2d(8), nn.ReLU()),
+    )
     names = list(network.state_dict())
-    classes = [nn.BatchNorm2d, Own, nn.SyncBatchNorm]
+    classes = [nn.BatchNorm2d, Own, nn.ReLU, nn.SyncBatchNorm, nn.BatchNorm2d, nn.ReLU]
+    ours = [NativeBatchNorm2d, *classes[1:4], RectifyingBatchNorm2d, RectifiedReLU]
     with pytest.raises(KeyError), native_batch_norm(network):
-        assert [type(part) for part in network] == [NativeBatchNorm2d, *classes[1:]]
+        assert [type(part) for part in network] == ours
         assert list(network.state_dict()) == names
         for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
             assert [type(part) for part in copied] == [type(part) for part in network]
@@ -231,9 +306,9 @@ def test_modules_are_what_they_were_afterwards() -> None:
 
 def test_without_a_compiler_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("afdcd.training.batch_norm.has_kernels", lambda: False)
-    network = nn.Sequential(nn.BatchNorm2d(8))
+    network = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())
     with native_batch_norm(network):
-        assert type(network[0]) is nn.BatchNorm2d
+        assert [type(part) for part in network] == [nn.BatchNorm2d, nn.ReLU]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -248,7 +323,8 @@ def test_a_training_uses_it_unless_it_is_compiled(
     task = workshop.distillation()
     workshop.training(task).run(StopRequest())
     assert (set(called) == {"batch_norm", "batch_norm_back"}) != compiled
-    assert not any(isinstance(part, NativeBatchNorm2d) for part in task.learner.modules())
+    ours = (NativeBatchNorm2d, RectifiedReLU)
+    assert not any(isinstance(part, ours) for part in task.learner.modules())
 
 
 @pytest.mark.parametrize("momentum", [0, 1])
