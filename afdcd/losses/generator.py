@@ -109,18 +109,15 @@ class MaskedGenerator(nn.Module):
     def _gathered(self, features: Tensor, keep: Tensor) -> Tensor:
         """`first(keep * align(features))` of the kept cells alone."""
         assert self.first.bias is not None
-        align, offsets = self.align, None
-        rows = features.permute(0, 2, 3, 1)[keep[:, 0]]
+        align, kept = self.align, keep[:, 0]
+        rows = features.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, kept.flatten().nonzero().squeeze(1))
         if align is not None and self._folds(align, len(rows)):
-            composed = self._composed(align, 0).flatten(1, 2).transpose(0, 1)
-            taps, offsets = composed[..., :-1], composed[..., -1]
+            taps = self._composed(align, 0).flatten(1, 2).transpose(0, 1)
         else:
             rows = rows if align is None else F.linear(rows, align.weight.flatten(1), align.bias)
             taps = self.first.weight.permute(2, 3, 0, 1).flatten(0, 1)
-        dtype = _compute_dtype(features)
-        offsets = offsets if offsets is None else offsets.to(dtype)
         with full_precision(features):
-            return gathered(rows.to(dtype), keep[:, 0], taps.to(dtype), offsets, self.first.bias.to(dtype))
+            return gathered(rows.to(_compute_dtype(features)), kept, taps, self.first.bias)
 
     def _second(self, hidden: Tensor) -> Tensor:
         assert self.second.bias is not None

@@ -62,6 +62,7 @@ static inline vec_float logarithm_float(vec_float x)
 #define TAKE OF(some) /* STORED to REAL, the first lanes alone */
 #define PUT OF(keep)
 #include "winograd.h"
+#include "gathered.h"
 #include "plain.h"
 #include "batch_norm.h"
 #undef REAL
@@ -92,6 +93,7 @@ static inline vec_double logarithm_double(vec_double x)
 #include "contrast.h"
 #include "cross_entropy.h"
 #include "winograd.h"
+#include "gathered.h"
 #include "plain.h"
 #include "batch_norm.h"
 #undef REAL
@@ -115,6 +117,7 @@ static inline vec_double logarithm_double(vec_double x)
 #include "vectors.h"
 #include "bfloat16.h"
 #include "winograd.h"
+#include "gathered.h"
 #include "batch_norm.h"
 
 #include "jitter.h" /* the last: it changes how sums are rounded */
