@@ -17,8 +17,9 @@ from afdcd.losses.contrast.forms import contrast
 from afdcd.losses.contrast.rows import Distance, Setting
 from afdcd.losses.contrast.sample import drawn_patches, taken_patches
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
-from afdcd.losses.inputs import full_precision, require_choice, require_equal_shapes, wide
+from afdcd.losses.inputs import require_choice, require_equal_shapes
 from afdcd.losses.method import Context, Method, Target
+from afdcd.losses.squared_error import squared_error
 from afdcd.models.output import SegOutput, Stop
 
 Negatives = Literal["cross_group", "all"]
@@ -146,9 +147,7 @@ def masked_feature_loss(generated: Tensor, teacher: Tensor, *, reduction: Reduct
     """
     require_equal_shapes(generated, teacher, "masked feature loss")
     require_choice("masked feature loss", "reduction", reduction, get_args(Reduction))
-    with full_precision(generated):
-        loss = F.mse_loss(wide(generated), wide(teacher.detach()), reduction=reduction)
-    return loss / generated.shape[0] if reduction == "sum" else loss
+    return squared_error(generated, teacher) / (len(generated) if reduction == "sum" else generated.numel())
 
 
 def require_patch(

@@ -63,6 +63,7 @@ static inline vec_float logarithm_float(vec_float x)
 #define PUT OF(keep)
 #include "winograd.h"
 #include "gathered.h"
+#include "squared_error.h"
 #include "plain.h"
 #include "batch_norm.h"
 #undef REAL
@@ -94,6 +95,7 @@ static inline vec_double logarithm_double(vec_double x)
 #include "cross_entropy.h"
 #include "winograd.h"
 #include "gathered.h"
+#include "squared_error.h"
 #include "plain.h"
 #include "batch_norm.h"
 #undef REAL
@@ -118,6 +120,7 @@ static inline vec_double logarithm_double(vec_double x)
 #include "bfloat16.h"
 #include "winograd.h"
 #include "gathered.h"
+#include "squared_error.h"
 #include "batch_norm.h"
 
 #include "jitter.h" /* the last: it changes how sums are rounded */

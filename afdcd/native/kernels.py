@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 _SOURCES = (
     *("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h", "winograd.h"),
-    *("gathered.h", "plain.h", "bfloat16.h", "batch_norm.h", "jitter.h"),
+    *("gathered.h", "squared_error.h", "plain.h", "bfloat16.h", "batch_norm.h", "jitter.h"),
 )
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
