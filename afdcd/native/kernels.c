@@ -66,6 +66,7 @@ static inline vec_float logarithm_float(vec_float x)
 #include "squared_error.h"
 #include "plain.h"
 #include "batch_norm.h"
+#include "dropout.h"
 #undef REAL
 #undef WHOLE
 #undef POSITIVE
@@ -98,6 +99,7 @@ static inline vec_double logarithm_double(vec_double x)
 #include "squared_error.h"
 #include "plain.h"
 #include "batch_norm.h"
+#include "dropout.h"
 #undef REAL
 #undef WHOLE
 #undef POSITIVE
@@ -122,5 +124,6 @@ static inline vec_double logarithm_double(vec_double x)
 #include "gathered.h"
 #include "squared_error.h"
 #include "batch_norm.h"
+#include "dropout.h"
 
 #include "jitter.h" /* the last: it changes how sums are rounded */

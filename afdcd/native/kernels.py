@@ -23,10 +23,6 @@ from afdcd.files import atomic_file
 _log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
-_SOURCES = (
-    *("kernels.c", "vectors.h", "contrast.h", "cross_entropy.h", "winograd.h"),
-    *("gathered.h", "squared_error.h", "plain.h", "bfloat16.h", "batch_norm.h", "jitter.h"),
-)
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-Wno-psabi", "-fno-math-errno", "-fno-trapping-math"),
     *("-fopenmp", "-shared", "-fPIC"),
@@ -120,7 +116,7 @@ def _built() -> Path:
         UserError: there is no compiler, it fails, or the cache cannot be written.
     """
     compiler = _compiler()
-    source = b"".join((_HERE / name).read_bytes() for name in _SOURCES)
+    source = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.[ch]")))
     # What the compiler knows about itself and, by -march=native, about the processor.
     known = _ran([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
     digest = hashlib.sha256(b"\0".join([source, " ".join(_FLAGS).encode(), known.encode()])).hexdigest()
