@@ -32,8 +32,8 @@ from afdcd.losses import METHODS
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
-from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.distillation import DistillationTask
+from afdcd.training.native_modules import native_modules
 from afdcd.training.optimisation import build_optimiser, clip_adapters
 from afdcd.training.precision import Precision
 from afdcd.training.task import Share, SupervisedTask, Supervision, Task
@@ -119,7 +119,7 @@ def stepper(task: Task, config: OptimiserConfig, batch: Batch) -> Callable[[], N
 
     def step() -> None:
         optimiser.zero_grad()
-        with native_batch_norm(task.student):
+        with native_modules(task.student):
             loss = task.losses(task.learner, batch, share)["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
         clip_adapters(adapters, config.clip_adapters)

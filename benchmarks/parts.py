@@ -25,8 +25,8 @@ from torch import Tensor
 from afdcd.losses.method import ParamGroup, Target
 from afdcd.losses.objective import build_objective
 from afdcd.models.output import SegOutput
-from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.memory import keep_freed_memory
+from afdcd.training.native_modules import native_modules
 from afdcd.training.optimisation import build_optimiser
 from afdcd.training.optimisation import step as update
 from afdcd.training.precision import Precision, multiplies_bf16
@@ -74,7 +74,7 @@ def measure() -> dict[str, float]:
         optimiser.zero_grad()
         teacher = part("teacher", frozen.start, batch.images)()
         with precision.context():
-            with native_batch_norm(parts.student):
+            with native_modules(parts.student):
                 whole = part("student, forward", parts.student, batch.images)
             ends = [whole.logits, whole.aux, whole.features[-1]]
             cuts = list(map(cut, ends))

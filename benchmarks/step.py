@@ -42,11 +42,11 @@ from afdcd.losses.generator import random_keep_mask
 from afdcd.losses.method import Context
 from afdcd.losses.objective import build_objective
 from afdcd.models.segmenter import Segmenter
-from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.compiling import compile_networks
 from afdcd.training.distillation import DistillationTask
 from afdcd.training.distributed import World
 from afdcd.training.memory import keep_freed_memory
+from afdcd.training.native_modules import native_modules
 from afdcd.training.optimisation import build_optimiser, clip_adapters
 from afdcd.training.optimisation import step as update
 from afdcd.training.precision import Precision, multiplies_bf16
@@ -120,7 +120,7 @@ def ours(pair: Pair, form: Form) -> Step:
 
     def step() -> None:
         optimiser.zero_grad()
-        with nullcontext() if form.compiled else native_batch_norm(task.student):
+        with nullcontext() if form.compiled else native_modules(task.student):
             terms = task.losses(task.learner, batch, share)
         terms["loss"].backward()  # type: ignore[no-untyped-call]
         clip_adapters(adapters, parts.optimiser.clip_adapters)

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from afdcd.native.kernels import call, has_kernels
-from afdcd.training.rectified import rectified_norms
+from afdcd.native.kernels import call
 
 _WIDE = {torch.bfloat16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
 """For each type of a map that of its weights and statistics."""
 
 FEW_CHANNELS = 127
 """From 128 on torch's is no slower."""
-
-
-@contextmanager
-def native_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Let every `nn.BatchNorm2d` within a module run in C, and a ReLU after it at once, where C can be built.
-
-    They are of another class meanwhile, with the same weights, buffers and names; what is of a subclass
-    already, such as timm's norms with an activation, stays as it is.
-    """
-    classes: dict[nn.Module, type[nn.Module]] = {}
-    if has_kernels():
-        classes |= {part: NativeBatchNorm2d for part in module.modules() if type(part) is nn.BatchNorm2d}
-        for norm, relu in rectified_norms(module):
-            classes |= {norm: RectifyingBatchNorm2d, relu: RectifiedReLU}
-    before = {part: type(part) for part in classes}
-    try:
-        for part, other in classes.items():
-            part.__class__ = other
-        yield
-    finally:
-        for part, own in before.items():
-            part.__class__ = own
 
 
 class NativeBatchNorm2d(nn.BatchNorm2d):

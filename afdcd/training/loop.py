@@ -19,7 +19,6 @@ from afdcd.data.loader import Batch
 from afdcd.errors import UserError
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.average import WeightAverage
-from afdcd.training.batch_norm import native_batch_norm
 from afdcd.training.checkpoint import (
     Checkpoint,
     Kept,
@@ -32,6 +31,7 @@ from afdcd.training.checkpoint import (
 from afdcd.training.compiling import compile_errors, compile_networks, uncompiled
 from afdcd.training.curve import Row, row
 from afdcd.training.distributed import World
+from afdcd.training.native_modules import native_modules
 from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr, step
 from afdcd.training.progress import Progress
 from afdcd.training.randomness import reseed
@@ -142,7 +142,7 @@ class Training:
         last = self.plan.schedule.iterations
         self._request = request
         self.task.learner.train()
-        with self._norms():
+        with self._native():
             for batch in self._batches(self._done, last):
                 self._step(self._done, batch)
                 self._done += 1
@@ -180,10 +180,10 @@ class Training:
             self._average.update(iteration)
         self._watch.add(iteration, terms)
 
-    def _norms(self) -> AbstractContextManager[None]:
-        """Batch normalisation as it is quickest: in C on a CPU, unless it is part of a compiled network."""
+    def _native(self) -> AbstractContextManager[None]:
+        """Modules as they are quickest: some in C on a CPU, unless they are part of a compiled network."""
         plain = self.world.device.type != "cpu" or self.plan.practice.compile
-        return nullcontext() if plain else native_batch_norm(self.task.learner)
+        return nullcontext() if plain else native_modules(self.task.learner)
 
     def _shared(self, mass: Tensor) -> Tensor:
         """The label mass of all processes' shares from this one's; their wishes to stop ride along."""

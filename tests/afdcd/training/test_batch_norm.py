@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +13,9 @@ from afdcd.native import kernels
 from afdcd.training.batch_norm import (
     FEW_CHANNELS,
     NativeBatchNorm2d,
-    RectifiedReLU,
     RectifyingBatchNorm2d,
-    native_batch_norm,
 )
-from afdcd.training.stopping import StopRequest
+from afdcd.training.native_modules import native_modules
 
 pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
 
@@ -184,7 +180,7 @@ def test_gradients_of_another_layout() -> None:
 def test_under_autocast() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last)
     x = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
-    with native_batch_norm(network), torch.autocast("cpu", torch.bfloat16):
+    with native_modules(network), torch.autocast("cpu", torch.bfloat16):
         y = network(x)
         assert y.dtype == torch.bfloat16 and "_Native" in type(y.grad_fn).__name__
         y.float().square().sum().backward()
@@ -226,7 +222,7 @@ def test_a_block_is_the_same_with_its_relu_in_the_norm(inplace: bool) -> None:
     )
     block[0].bias.data -= 1.5
     found, wanted = [], []
-    for values, form in ((wanted, nullcontext()), (found, native_batch_norm(block))):
+    for values, form in ((wanted, nullcontext()), (found, native_modules(block))):
         block.zero_grad()
         x.grad = None
         with form:
@@ -243,7 +239,7 @@ def test_a_relu_after_what_is_torchs_is_torchs_too(case: str) -> None:
     build, change = UNFIT[case]
     block, x = rectified_block(build(), True), change(maps((2, 9, 10), 8, torch.float32)[0]).requires_grad_()
     ours = copy.deepcopy(block)
-    with native_batch_norm(ours):
+    with native_modules(ours):
         found = ours(x)
     assert found.equal(block(x)) and "Relu" in type(found.grad_fn).__name__
 
@@ -251,7 +247,7 @@ def test_a_relu_after_what_is_torchs_is_torchs_too(case: str) -> None:
 def test_without_gradients_a_relu_is_there_too() -> None:
     block, (x, _) = rectified_block(normed(8, torch.float64), True), maps((2, 9, 10), 8, torch.float64)
     block[0].bias.data -= 1.5
-    with native_batch_norm(block), torch.no_grad():
+    with native_modules(block), torch.no_grad():
         found = block(x)
         block.eval()
         assert block(x).min() == 0
@@ -283,57 +279,13 @@ def test_what_torch_refuses_is_refused_alike() -> None:
     assert norm.num_batches_tracked.item() <= 2  # type: ignore[union-attr,operator]
 
 
-class Own(nn.BatchNorm2d):
-    """A subclass with a forward pass of its own, as timm has them."""
-
-
-def test_modules_are_what_they_were_afterwards() -> None:
-    network = nn.Sequential(
-        *(nn.BatchNorm2d(8), Own(8), nn.ReLU(), nn.SyncBatchNorm(8)),
-        *(nn.BatchNorm2d(8), nn.ReLU()),
-    )
-    names = list(network.state_dict())
-    classes = [nn.BatchNorm2d, Own, nn.ReLU, nn.SyncBatchNorm, nn.BatchNorm2d, nn.ReLU]
-    ours = [NativeBatchNorm2d, *classes[1:4], RectifyingBatchNorm2d, RectifiedReLU]
-    with pytest.raises(KeyError), native_batch_norm(network):
-        assert [type(part) for part in network] == ours
-        assert list(network.state_dict()) == names
-        for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-            assert [type(part) for part in copied] == [type(part) for part in network]
-        raise KeyError
-    assert [type(part) for part in network] == classes
-
-
-def test_without_a_compiler_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("afdcd.training.batch_norm.has_kernels", lambda: False)
-    network = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())
-    with native_batch_norm(network):
-        assert [type(part) for part in network] == [nn.BatchNorm2d, nn.ReLU]
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_training_uses_it_unless_it_is_compiled(
-    workshop: Any, monkeypatch: pytest.MonkeyPatch, compiled: bool
-) -> None:
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)
-    workshop.practice = tiny.practice(compile=compiled, channels_last=True, ema=0.9)
-    workshop.schedule = tiny.schedule(iterations=2, validate_every=1)
-    called: list[str] = []
-    monkeypatch.setattr("afdcd.training.batch_norm.call", lambda *a: called.append(a[0]) or kernels.call(*a))
-    task = workshop.distillation()
-    workshop.training(task).run(StopRequest())
-    assert (set(called) == {"batch_norm", "batch_norm_back"}) != compiled
-    ours = (NativeBatchNorm2d, RectifiedReLU)
-    assert not any(isinstance(part, ours) for part in task.learner.modules())
-
-
 @pytest.mark.parametrize("momentum", [0, 1])
 def test_a_momentum_in_whole_numbers(momentum: int) -> None:
     torch.manual_seed(0)
     norms = [nn.BatchNorm2d(4, momentum=momentum) for _ in range(2)]
     maps = (5 + torch.randn(2, 4, 3, 5)).to(memory_format=torch.channels_last)
     norms[1](maps)
-    with native_batch_norm(norms[0]):
+    with native_modules(norms[0]):
         norms[0](maps)
     for name, found in norms[0].state_dict().items():
         torch.testing.assert_close(found, norms[1].state_dict()[name])
