@@ -58,6 +58,7 @@ static inline vec_float logarithm_float(vec_float x)
 
 #include "contrast.h"
 #include "cross_entropy.h"
+#include "adam.h"
 #define STORED REAL
 #define TAKE OF(some) /* STORED to REAL, the first lanes alone */
 #define PUT OF(keep)
@@ -94,6 +95,7 @@ static inline vec_double logarithm_double(vec_double x)
 
 #include "contrast.h"
 #include "cross_entropy.h"
+#include "adam.h"
 #include "winograd.h"
 #include "gathered.h"
 #include "squared_error.h"

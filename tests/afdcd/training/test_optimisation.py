@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from afdcd.losses.method import Adam, ParamGroup
+from afdcd.native import kernels
+from afdcd.training import optimisation
 from afdcd.training.checkpoint import load_optimiser, optimiser_tensors
 from afdcd.training.optimisation import build_optimiser, clip_adapters, poly_lr, set_lr, step
 
@@ -74,8 +76,9 @@ def test_an_adam_of_ones_own_stands_beside_the_optimiser(name: str) -> None:
         adam.param_groups[0]["lr"] = 0.004 * (1 - iteration / 10)
         for weight in (*pair.values(), *alone.values(), twin):
             weight.grad = torch.tensor([1.0, -2.0 * iteration])
-        for optimiser in (both, single, adam):
-            optimiser.step()
+        for optimiser in (both, single):
+            step(optimiser)
+        adam.step()
     torch.testing.assert_close(pair["student"], alone["student"], rtol=0, atol=0)
     torch.testing.assert_close(pair["opponent"], twin)
     both.zero_grad()
@@ -112,8 +115,8 @@ def test_a_step_does_not_depend_on_how_memory_is_laid_out(name: str, layout: tor
         values = torch.randn(6, 4, 3, 3)
         plain.grad, given = values.clone(), values.clone(memory_format=slopes)
         ours.grad, address = given, ours.data_ptr()
-        optimisers[0].step()
-        step(optimisers[1])
+        for optimiser in optimisers:
+            step(optimiser)
         assert ours.equal(plain)
         assert ours.data_ptr() == address and ours.is_contiguous(memory_format=layout)
         assert ours.grad is not None and ours.grad.equal(values)
@@ -122,3 +125,110 @@ def test_a_step_does_not_depend_on_how_memory_is_laid_out(name: str, layout: tor
         buffers = [key for key, value in state[0].items() if value.dim()]
         assert buffers and all(state[1][key].equal(state[0][key]) for key in buffers)
         assert all(state[1][key].is_contiguous(memory_format=layout) for key in buffers)
+
+
+needs_kernels = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
+SHAPES = [(1,), (), (7, 5, 3, 3), (64, 40, 1, 1), (9000,), (300, 100)]
+UPDATES = 6
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the kernels that updates call."""
+    names: list[str] = []
+    monkeypatch.setattr(optimisation, "call", lambda *a: names.append(a[0]) or kernels.call(*a))
+    return names
+
+
+def trained(dtype: torch.dtype, slopes: list[list[Tensor]], decay: float = 0.1) -> list[nn.Parameter]:
+    """Parameters of several layouts, two groups, after some updates; one of them misses every third."""
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in SHAPES]
+    weights[2].data = weights[2].data.contiguous(memory_format=torch.channels_last)
+    config = tiny.schedule({"name": "adamw", "weight_decay": decay, "momentum": 0.8}).optimiser
+    groups = [ParamGroup(weights[:3]), ParamGroup(weights[3:], lr_factor=0.5)]
+    optimiser = build_optimiser(config, groups)
+    for update in range(UPDATES):
+        for weight, slope in zip(weights, slopes[update], strict=True):
+            weight.grad = slope.to(dtype, copy=True)
+        if update % 3 == 2:
+            weights[4].grad = None
+        set_lr(optimiser, 0.01 / (1 + update))
+        step(optimiser)
+    assert [int(optimiser.state[weight]["step"]) for weight in weights] == [6, 6, 6, 6, 4, 6]
+    return weights
+
+
+def drawn() -> list[list[Tensor]]:
+    torch.manual_seed(1)
+    return [[torch.randn(shape, dtype=torch.float64) * 10 for shape in SHAPES] for _ in range(UPDATES)]
+
+
+def by_the_book(slopes: list[list[Tensor]], decay: float = 0.1) -> list[Tensor]:
+    """AdamW as its paper has it, in float64, from the same start."""
+    torch.manual_seed(0)
+    weights = [torch.randn(shape, dtype=torch.float64) for shape in SHAPES]
+    for place, weight in enumerate(weights):
+        mean, square, count = torch.zeros_like(weight), torch.zeros_like(weight), 0
+        for update in range(UPDATES):
+            if place == 4 and update % 3 == 2:
+                continue
+            rate, count = 0.01 / (1 + update) * (1.0 if place < 3 else 0.5), count + 1
+            slope = slopes[update][place]
+            mean = 0.8 * mean + 0.2 * slope
+            square = 0.999 * square + 0.001 * slope**2
+            unbiased = (square / (1 - 0.999**count)).sqrt()
+            weight.sub_(rate * (mean / (1 - 0.8**count) / (unbiased + 1e-8) + decay * weight))
+    return weights
+
+
+@needs_kernels
+def test_all_updates_but_the_first_are_one_call_a_group(called: list[str]) -> None:
+    for found, wanted in zip(trained(torch.float64, drawn()), by_the_book(drawn()), strict=True):
+        torch.testing.assert_close(found.data, wanted, rtol=1e-11, atol=1e-11)
+    assert called == ["adam"] * 2 * (UPDATES - 1)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_without_a_compiler_updates_are_torchs(
+    monkeypatch: pytest.MonkeyPatch, called: list[str], decay: float
+) -> None:
+    """Its results differ by rounding."""
+    kernel = trained(torch.float32, drawn(), decay)
+    called.clear()
+    monkeypatch.setattr(optimisation, "has_kernels", lambda: False)
+    for found, wanted in zip(kernel, trained(torch.float32, drawn(), decay), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=2e-6, atol=2e-7)
+    assert not called
+
+
+@needs_kernels
+def test_bits_of_an_update_do_not_depend_on_threads() -> None:
+    threads, results = torch.get_num_threads(), []
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        results.append(trained(torch.float32, drawn()))
+    torch.set_num_threads(threads)
+    assert all(one.equal(other) for many in results for one, other in zip(many, results[0], strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_is_seen_in_its_weight_alone(bad: float) -> None:
+    slopes = drawn()
+    slopes[3][5][7, 9] = bad
+    weights = trained(torch.float32, slopes)
+    spoilt = weights[5].isfinite().logical_not()
+    assert spoilt[7, 9] and spoilt.sum() == 1 and all(weight.isfinite().all() for weight in weights[:5])
+
+
+@needs_kernels
+def test_what_the_kernel_cannot_update_torch_does(called: list[str]) -> None:
+    weights = [nn.Parameter(torch.ones(4, dtype=torch.bfloat16)), nn.Parameter(torch.ones(4, 6).mT)]
+    for weight in weights:
+        optimiser = build_optimiser(tiny.schedule({"name": "adamw"}).optimiser, [ParamGroup([weight])])
+        for _ in range(2):
+            weight.grad = torch.ones_like(weight)
+            step(optimiser)
+        assert (weight < 1).all()
+    assert not called
