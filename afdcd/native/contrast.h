@@ -26,63 +26,77 @@ static inline void OF(distances)(
     }
 }
 
-/* Add `scale` times the derivative of the distance of two rows, which is 0 where it has none. */
-static inline void OF(pull)(
-    REAL *slope, const REAL *anchor, const REAL *other, long width, REAL scale, REAL distance, int l2)
+/* Rows that pull at an anchor or push it away, and how much: that takes the distance's derivative, for l2 times it. */
+typedef struct {
+    long count, *rows;
+    REAL *scales;
+} OF(Pulls);
+
+/* The gradient (width) of an anchor: all rows' derivatives of the distance, which is 0 where it has none. */
+static inline void OF(pulled)(
+    const OF(Pulls) *pulls, const REAL *anchor, const REAL *rows, long width, REAL share, int l2, REAL *slope)
 {
-    if (l2) {
-        if (distance == 0) return;
-        scale /= distance;
-        for (long k = 0; k < width; k++) slope[k] += scale * (anchor[k] - other[k]);
-    } else
-        for (long k = 0; k < width; k++)
-            slope[k] += scale * (REAL)((anchor[k] > other[k]) - (anchor[k] < other[k]));
+    for (long k = 0; k < width; k += LANES) {
+        long lanes = OF(lanes)(k, width);
+        OF(vec) one = OF(some)(anchor + k, lanes), sum = {0};
+        for (long i = 0; i < pulls->count; i++) {
+            OF(vec) two = OF(some)(rows + pulls->rows[i] * width + k, lanes), scale = OF(all)(pulls->scales[i]);
+            if (l2) sum += scale * (one - two);
+            else sum += OF(chosen)(one > two, scale, OF(chosen)(one < two, -scale, (OF(vec)){0}));
+        }
+        OF(keep)(slope + k, sum * share, lanes);
+    }
 }
 
 /* The loss of one anchor; its distances (padded), which are used up; its gradient (width) unless NULL. */
 static REAL OF(of_anchor)(
-    const REAL *anchor, const REAL *rows, REAL *distances, REAL *slope, long own, long count, long padded,
-    long width, long groups, int cross_group, REAL temperature, REAL reach, int l2)
+    const REAL *anchor, const REAL *rows, REAL *distances, REAL *slope, OF(Pulls) *pulls, long own, long count,
+    long padded, long width, long groups, int cross_group, REAL temperature, REAL reach, int l2)
 {
-    REAL all = 0, nearest, apart;
+    OF(vec) sum = {0}, none = {0};
     if (l2)
         for (long row = 0; row < padded; row++) distances[row] = sqrt(distances[row]);
-    for (long row = 0; row < count; row++) all += distances[row];
-    if (all != all) {
-        for (long k = 0; slope && k < width; k++) slope[k] = all;
-        return all;
+    for (long row = 0; row < padded; row += LANES) sum += OF(load)(distances + row);
+    if (OF(any)(sum != sum)) {
+        for (long k = 0; slope && k < width; k++) slope[k] = NAN;
+        return NAN;
     }
-    nearest = apart = distances[own];
+    REAL apart = distances[own], nearest = apart;
     if (cross_group)
         for (long row = own % groups; row < count; row += groups) distances[row] = INFINITY;
     distances[own] = INFINITY;
     for (long row = count; row < padded; row++) distances[row] = INFINITY;
-    OF(vec) least = OF(all)(nearest);
+    OF(vec) least = OF(all)(nearest), rest = {0};
     for (long row = 0; row < padded; row += LANES) {
         OF(vec) some = OF(load)(distances + row);
         least = OF(chosen)(some < least, some, least);
     }
     for (int lane = 0; lane < LANES; lane++) nearest = least[lane] < nearest ? least[lane] : nearest;
 
-    REAL rest = 0, far = nearest + reach * temperature;
-    if (slope) memset(slope, 0, width * sizeof *slope);
+    REAL far = nearest + reach * temperature, together = 0;
+    pulls->count = 0;
     for (long block = 0; block < padded; block += LANES) {
-        if (!OF(any)(OF(load)(distances + block) <= far)) continue;
-        for (long row = block; row < block + LANES; row++) {
-            if (!(distances[row] <= far) || distances[row] == INFINITY) continue;
-            REAL power = exp((nearest - distances[row]) / temperature);
-            rest += power;
-            if (slope) OF(pull)(slope, anchor, rows + row * width, width, -power, distances[row], l2);
+        OF(vec) some = OF(load)(distances + block);
+        OF(whole) near = (some <= far) & (some < INFINITY);
+        if (!OF(any)(near)) continue;
+        OF(vec) power = OF(chosen)(near, OF(exponential)((nearest - some) / temperature), none);
+        rest += power;
+        if (l2) power = OF(chosen)(some > 0, power / some, none);
+        for (int lane = 0; lane < LANES; lane++) {
+            pulls->rows[pulls->count] = block + lane;
+            pulls->scales[pulls->count] = -power[lane];
+            pulls->count += power[lane] > 0;
         }
     }
+    for (int lane = 0; lane < LANES; lane++) together += rest[lane];
     REAL kept = exp((nearest - apart) / temperature);
     if (slope) {
-        REAL share = 1 / (temperature * (kept + rest));
-        OF(pull)(slope, anchor, rows + own * width, width, rest, apart, l2);
-        for (long k = 0; k < width; k++) slope[k] *= share;
+        pulls->rows[pulls->count] = own;
+        pulls->scales[pulls->count++] = !l2 ? together : apart > 0 ? together / apart : 0;
+        OF(pulled)(pulls, anchor, rows, width, 1 / (temperature * (kept + together)), l2, slope);
     }
     /* Where the positive is nearest, kept is 1, and a small rest keeps all its digits. */
-    return log1p((kept - 1) + rest) + (apart - nearest) / temperature;
+    return log1p((kept - 1) + together) + (apart - nearest) / temperature;
 }
 
 /* Losses (patches, count) and, unless NULL, their gradients (patches, count, width) by the anchors.
@@ -99,22 +113,27 @@ int OF(contrast)(
     int failed = 0;
 #pragma omp parallel reduction(| : failed)
     {
+        /* One place more than rows: the own row comes last, and what is not taken is written all the same. */
+        OF(Pulls) pulls = {0, malloc((padded + 1) * sizeof(long)), malloc((padded + 1) * sizeof(REAL))};
         REAL *found = malloc(4 * padded * sizeof *found);
-        if (!found) failed = NO_MEMORY;
+        int ready = found && pulls.rows && pulls.scales;
+        if (!ready) failed = NO_MEMORY;
 #pragma omp for schedule(static)
         for (long unit = 0; unit < patches * fours; unit++) {
             long first = unit / fours * count + unit % fours * 4, end = (unit / fours + 1) * count;
             const REAL *others = rows + unit / fours * count * width, *four[4];
             for (int a = 0; a < 4; a++) four[a] = anchors + (first + a < end ? first + a : end - 1) * width;
-            if (!found) continue;
+            if (!ready) continue;
             OF(distances)(four, columns + unit / fours * padded * width, padded, width, l2, found);
             for (long a = 0; a < 4 && first + a < end; a++)
                 losses[first + a] = OF(of_anchor)(
                     four[a], others, found + a * padded, slopes ? slopes + (first + a) * width : NULL,
-                    unit % fours * 4 + a, count, padded, width, groups, cross_group, (REAL)temperature,
+                    &pulls, unit % fours * 4 + a, count, padded, width, groups, cross_group, (REAL)temperature,
                     (REAL)reach, l2);
         }
         free(found);
+        free(pulls.rows);
+        free(pulls.scales);
     }
     return failed;
 }

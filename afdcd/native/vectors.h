@@ -20,10 +20,13 @@ static inline OF(vec) OF(chosen)(OF(whole) where, OF(vec) yes, OF(vec) no)
 /* Whether a comparison held anywhere. */
 static inline int OF(any)(OF(whole) where)
 {
-    WHOLE found = 0;
-    for (int lane = 0; lane < LANES; lane++) found |= where[lane];
-    return found != 0;
+    uint64_t parts[8];
+    memcpy(parts, &where, sizeof parts);
+    return (parts[0] | parts[1] | parts[2] | parts[3] | parts[4] | parts[5] | parts[6] | parts[7]) != 0;
 }
+
+/* How many lanes hold numbers from place `at` on, of `count`. */
+static inline long OF(lanes)(long at, long count) { return count - at < LANES ? count - at : LANES; }
 
 /* The first lanes alone; the rest is zero. */
 static inline OF(vec) OF(some)(const REAL *from, long lanes)

@@ -22,11 +22,6 @@ static inline const STORED *OF(cell)(const STORED *map, const OF(Grid) *grid, lo
     return map + ((image * grid->height + y) * grid->width + x) * grid->channels;
 }
 
-static inline long OF(lanes)(long channel, long channels)
-{
-    return channels - channel < LANES ? channels - channel : LANES;
-}
-
 /* Channels of a map -> the tiles' 16 numbers, B' d B. */
 static void OF(taken)(const STORED *const cells[16], STORED *products, long apart, long channels)
 {
