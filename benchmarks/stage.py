@@ -80,7 +80,8 @@ def main(commit: str, iterations: int, turns: int = TURNS) -> float:
             for label, folder in folders.items():
                 found[label].append(timed(folder))
     walls = {label: statistics.median(turn.wall for turn in each) for label, each in found.items()}
-    print(f"\ndistill {STUDENT} {RECIPE} 0, {iterations} iterations; {machine()}")
+    where = machine().removeprefix("one thread of ")
+    print(f"\ndistill {STUDENT} {RECIPE} 0, {iterations} iterations; two threads of {where}")
     print(f"{'':<10}{'wall s':>9}{'CPU s':>9}")
     for label, each in found.items():
         print(f"{label:<10}{walls[label]:>9.1f}{statistics.median(turn.cpu for turn in each):>9.1f}")

@@ -59,18 +59,8 @@ class _Native(torch.autograd.Function):
             offsets = taps[..., -1].to(kind).contiguous()
         places = keep.flatten().nonzero()
         found = rows.new_empty(*keep.shape, len(bias))
-        call(
-            *(
-                "gathered_sums",
-                rows,
-                product(rows, weight),
-                places,
-                offsets,
-                bias.to(kind).contiguous(),
-                found,
-            ),
-            *(len(rows), *found.shape),
-        )
+        parts, added = product(rows, weight), bias.to(kind).contiguous()
+        call("gathered_sums", rows, parts, places, offsets, added, found, len(rows), *found.shape)
         ctx.save_for_backward(rows, places, weight, taps, bias)
         return found.permute(0, 3, 1, 2)
 
