@@ -28,6 +28,15 @@ ALONE = World(0, 1, torch.device("cpu"))
 FP32 = Precision("cpu", bf16=False)
 
 
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Random numbers from a seed; a test may change the number of threads."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Threads of a busy machine wait for each other at every small operation."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -17,7 +17,10 @@ from afdcd.training.batch_norm import (
 )
 from afdcd.training.native_modules import native_modules
 
-pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
+pytestmark = [
+    pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason),
+    pytest.mark.usefixtures("seeded"),
+]
 
 ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}
 CHANNELS = [1, 3, 8, 24, 64, 100]
@@ -89,14 +92,6 @@ def naive(norm: nn.BatchNorm2d, x: Tensor, slopes: Tensor) -> Passed:
         old = float(norm.running_var[c])  # type: ignore[index]
         variance[c] = old + norm.momentum * (squares / (count - 1) - old)  # type: ignore[operator]
     return Passed(y, by_x, by_weight, by_bias, mean, variance)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)

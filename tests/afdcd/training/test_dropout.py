@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,17 +9,12 @@ from torch import Tensor, nn
 from afdcd.native import kernels
 from afdcd.training.dropout import NativeDropout, _dropped
 
-pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
+pytestmark = [
+    pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason),
+    pytest.mark.usefixtures("seeded"),
+]
 
 ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-15, torch.bfloat16: 2**-8}
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def fallen(seed: int, shape: tuple[int, ...] = (1 << 20,), p: float = 0.25) -> Tensor:
