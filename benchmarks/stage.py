@@ -24,6 +24,8 @@ from typing import NamedTuple
 from method_time import machine
 
 COMMIT, ITERATIONS, TURNS = "637835d", 200, 3
+WHOLE = 800
+"""Iterations of the default."""
 STUDENT, RECIPE = "narrow_r18", "afdcd"
 HERE = Path(__file__).parents[1]
 
