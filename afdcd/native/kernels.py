@@ -54,11 +54,11 @@ class Library(NamedTuple):
 
 def has_kernels() -> bool:
     """Whether the kernels can run here; the first call of a machine builds them, in a few seconds."""
-    return library().functions is not None
+    return loaded().functions is not None
 
 
 @cache
-def library() -> Library:
+def loaded() -> Library:
     """The kernels of this machine."""
     try:
         found = ctypes.CDLL(str(_built()))
@@ -78,7 +78,7 @@ def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> No
         RuntimeError: the kernel got no memory.
         IndexError: a label is no class.
     """
-    functions = library().functions
+    functions = loaded().functions
     assert functions is not None, "the kernels are asked for only where they can run"
     # As an attribute, a function is looked up once.
     dtype = like.dtype

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from afdcd.errors import UserError
 from afdcd.losses.contrast.rows import Setting, patch_rows, put_rows, stretches
 from afdcd.losses.inputs import scaled, wide
-from afdcd.native.kernels import call, library, step_of
+from afdcd.native.kernels import call, loaded, step_of
 
 _NUMBERS_AT_ONCE = 2**18
 """Of the student's rows that are copied at once; at least one patch."""
@@ -27,9 +27,9 @@ def native(student: Tensor, teacher: Tensor, setting: Setting) -> Tensor:
     """
     if student.device.type != "cpu":
         raise UserError(f"runtime.contrast: native needs a CPU, not {student.device.type}; set it to auto")
-    if library().functions is None:
+    if loaded().functions is None:
         raise UserError(
-            f"runtime.contrast: native: {library().reason}; "
+            f"runtime.contrast: native: {loaded().reason}; "
             "install a C compiler, or set runtime.contrast: auto"
         )
     loss: Tensor = _Native.apply(student, teacher.detach(), setting)

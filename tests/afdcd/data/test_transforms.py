@@ -22,7 +22,7 @@ PLAIN = AugmentConfig(
     contrast=0,
     saturation=0,
 )
-needs_kernels = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
+needs_kernels = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.loaded().reason)
 IDENTITY = np.arange(256, dtype=np.uint8)
 
 

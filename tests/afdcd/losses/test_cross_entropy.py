@@ -9,9 +9,9 @@ from torch import Tensor
 
 from afdcd.losses import cross_entropy as module
 from afdcd.losses.cross_entropy import cross_entropy, upsampled
-from afdcd.native.kernels import has_kernels, library
+from afdcd.native.kernels import has_kernels, loaded
 
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason=library().reason)
+needs_kernels = pytest.mark.skipif(not has_kernels(), reason=loaded().reason)
 
 
 @pytest.fixture(

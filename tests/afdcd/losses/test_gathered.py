@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from afdcd.losses import gathered as module
 from afdcd.losses.gathered import gathered
-from afdcd.native.kernels import has_kernels, library
+from afdcd.native.kernels import has_kernels, loaded
 
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason=library().reason)
+needs_kernels = pytest.mark.skipif(not has_kernels(), reason=loaded().reason)
 
 
 @pytest.fixture(

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from afdcd.losses import squared_error as module
 from afdcd.losses.squared_error import squared_error
-from afdcd.native.kernels import has_kernels, library
+from afdcd.native.kernels import has_kernels, loaded
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason=library().reason)
+needs_kernels = pytest.mark.skipif(not has_kernels(), reason=loaded().reason)
 
 
 @pytest.fixture(

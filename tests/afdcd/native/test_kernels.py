@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from afdcd.native import kernels as module
-from afdcd.native.kernels import call, has_kernels, library
+from afdcd.native.kernels import call, has_kernels, loaded
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler is installed")
 
@@ -24,9 +24,9 @@ def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     quick = tuple("-O0" if flag == "-O3" else flag for flag in module._FLAGS)
     monkeypatch.setattr(module, "_FLAGS", quick)
-    library.cache_clear()
+    loaded.cache_clear()
     yield tmp_path / "afdcd"
-    library.cache_clear()
+    loaded.cache_clear()
 
 
 def script(path: Path, text: str) -> str:
@@ -37,10 +37,10 @@ def script(path: Path, text: str) -> str:
 
 @needs_compiler
 def test_the_library_is_built_once(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert has_kernels() and library().reason == ""
+    assert has_kernels() and loaded().reason == ""
     (built,) = anew.iterdir()
     before = built.stat().st_mtime_ns
-    library.cache_clear()
+    loaded.cache_clear()
     monkeypatch.setattr(module, "atomic_file", None)
     assert has_kernels()
     assert [path.stat().st_mtime_ns for path in anew.iterdir()] == [before]
@@ -80,27 +80,27 @@ def test_a_compiler_that_fails_is_told(
     monkeypatch.setenv("CC", script(tmp_path / "broken", compiler))
     with caplog.at_level("INFO"):
         assert not has_kernels() and not has_kernels()
-    assert library().reason.endswith(reason)
-    assert [r.message for r in caplog.records] == [f"kernels in C are not used: {library().reason}"]
+    assert loaded().reason.endswith(reason)
+    assert [r.message for r in caplog.records] == [f"kernels in C are not used: {loaded().reason}"]
 
 
 def test_no_compiler_is_told(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(anew))
     monkeypatch.delenv("CC", raising=False)
-    assert library().reason == "no C compiler (cc, gcc or clang) is installed"
+    assert loaded().reason == "no C compiler (cc, gcc or clang) is installed"
 
 
 @needs_compiler
 def test_a_cache_that_cannot_be_written_is_told(anew: Path) -> None:
     anew.write_text("a file where the folder should be", encoding="utf-8")
-    assert not has_kernels() and str(anew) in library().reason
+    assert not has_kernels() and str(anew) in loaded().reason
 
 
 @needs_compiler
 def test_a_damaged_library_is_told(anew: Path) -> None:
     path = module._built()
     path.write_bytes(b"no library")
-    assert not has_kernels() and path.name in library().reason
+    assert not has_kernels() and path.name in loaded().reason
 
 
 @needs_compiler
@@ -128,7 +128,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """What is called for "anything" of float32 and bfloat16."""
     kernel = Kernel()
     functions = SimpleNamespace(anything_float=kernel, anything_bfloat16=kernel)
-    monkeypatch.setattr(module, "library", lambda: module.Library(functions, ""))  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "loaded", lambda: module.Library(functions, ""))  # type: ignore[arg-type]
     return kernel
 
 

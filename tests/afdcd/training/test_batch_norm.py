@@ -18,7 +18,7 @@ from afdcd.training.batch_norm import (
 from afdcd.training.native_modules import native_modules
 
 pytestmark = [
-    pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason),
+    pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.loaded().reason),
     pytest.mark.usefixtures("seeded"),
 ]
 

@@ -10,7 +10,7 @@ from afdcd.native import kernels
 from afdcd.training.dropout import NativeDropout, _dropped
 
 pytestmark = [
-    pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason),
+    pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.loaded().reason),
     pytest.mark.usefixtures("seeded"),
 ]
 

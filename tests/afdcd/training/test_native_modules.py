@@ -14,7 +14,7 @@ from afdcd.training.dropout import NativeDropout
 from afdcd.training.native_modules import native_modules
 from afdcd.training.stopping import StopRequest
 
-pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
+pytestmark = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.loaded().reason)
 
 
 class Own(nn.BatchNorm2d):

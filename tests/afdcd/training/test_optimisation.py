@@ -127,7 +127,7 @@ def test_a_step_does_not_depend_on_how_memory_is_laid_out(name: str, layout: tor
         assert all(state[1][key].is_contiguous(memory_format=layout) for key in buffers)
 
 
-needs_kernels = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.library().reason)
+needs_kernels = pytest.mark.skipif(not kernels.has_kernels(), reason=kernels.loaded().reason)
 SHAPES = [(1,), (), (7, 5, 3, 3), (64, 40, 1, 1), (9000,), (300, 100)]
 UPDATES = 6
 

@@ -11,9 +11,9 @@ from afdcd.losses.contrast import native as module
 from afdcd.losses.contrast.dense import dense
 from afdcd.losses.contrast.native import native
 from afdcd.losses.contrast.rows import Setting
-from afdcd.native.kernels import Library, has_kernels, library
+from afdcd.native.kernels import Library, has_kernels
 
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason=library().reason)
+needs_kernels = pytest.mark.skipif(not has_kernels(), reason=loaded().reason)
 
 
 @needs_kernels
@@ -102,6 +102,6 @@ def test_no_gradient_is_formed_where_none_is_wanted() -> None:
 def test_what_cannot_run_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"runtime.contrast: native needs a CPU, not meta; set it to auto"):
         native(*(x.to("meta") for x in pair()), SETTING)
-    monkeypatch.setattr(module, "library", lambda: Library(None, "no C compiler is installed"))
+    monkeypatch.setattr(module, "loaded", lambda: Library(None, "no C compiler is installed"))
     with pytest.raises(UserError, match=r"native: no C compiler is installed; install a C compiler, or set"):
         native(*pair(), SETTING)
