@@ -122,7 +122,10 @@ def _tables(optimiser: torch.optim.Optimizer) -> list[tuple[dict[str, Any], Tens
             slope = _like(parameter.grad, parameter)
             if slope is not parameter.grad:
                 parameter.grad = slope
-            tensors = (parameter, slope, state["exp_avg"], state["exp_avg_sq"], state["step"])
+            means = ("exp_avg", "exp_avg_sq")
+            for name in means:
+                state[name] = _like(state[name], parameter)
+            tensors = (parameter, slope, *(state[name] for name in means), state["step"])
             numbers.extend([tensor.data_ptr() for tensor in tensors])
             numbers.append(parameter.numel())
         if numbers:
@@ -163,7 +166,7 @@ def _plain_layout(optimiser: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def _like(slope: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient laid out as its parameter: torch's fused optimisers mix up others' places, silently."""
+    """A gradient or state laid out as its parameter: fused optimisers mix up others' places, silently."""
     plain = parameter.is_contiguous() and slope.is_contiguous()
     if plain or slope.stride() == parameter.stride():
         return slope

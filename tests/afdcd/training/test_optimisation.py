@@ -223,6 +223,23 @@ def test_a_gradient_that_is_no_number_is_seen_in_its_weight_alone(bad: float) ->
 
 
 @needs_kernels
+def test_state_of_another_layout_is_laid_out_anew(called: list[str]) -> None:
+    found = []
+    for other in (False, True):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(7, 5, 3, 3).contiguous(memory_format=torch.channels_last))
+        optimiser = build_optimiser(tiny.schedule({"name": "adamw"}).optimiser, [ParamGroup([weight])])
+        for _ in range(3):
+            weight.grad = torch.randn_like(weight)
+            step(optimiser)
+            if other:
+                state = optimiser.state[weight]
+                state |= {name: state[name].contiguous() for name in ("exp_avg", "exp_avg_sq")}
+        found.append(weight)
+    assert found[0].equal(found[1]) and called == ["adam"] * 4
+
+
+@needs_kernels
 def test_what_the_kernel_cannot_update_torch_does(called: list[str]) -> None:
     weights = [nn.Parameter(torch.ones(4, dtype=torch.bfloat16)), nn.Parameter(torch.ones(4, 6).mT)]
     for weight in weights:

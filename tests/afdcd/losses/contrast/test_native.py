@@ -11,7 +11,7 @@ from afdcd.losses.contrast import native as module
 from afdcd.losses.contrast.dense import dense
 from afdcd.losses.contrast.native import native
 from afdcd.losses.contrast.rows import Setting
-from afdcd.native.kernels import Library, has_kernels
+from afdcd.native.kernels import Library, has_kernels, loaded
 
 needs_kernels = pytest.mark.skipif(not has_kernels(), reason=loaded().reason)
 
