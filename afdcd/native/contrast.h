@@ -1,8 +1,8 @@
 /* The contrast of anchors with the rows of their patch; afdcd/losses/contrast/forms.py says what it is.
  *
  * Distances are formed four anchors and a few vectors of rows at a time, in registers. All but a few of an
- * anchor's rows are so far away that their powers are below rounding: only the near ones are gone through one
- * by one, for the sum and for the gradient.
+ * anchor's rows are so far away that their powers are below rounding: only the near ones reach the sum and
+ * the gradient.
  */
 
 /* Distances (4, padded) of four anchors, squared for l2, from columns (width, padded). */
@@ -26,7 +26,7 @@ static inline void OF(distances)(
     }
 }
 
-/* Rows that pull at an anchor or push it away, and how much: that takes the distance's derivative, for l2 times it. */
+/* Rows that take part in an anchor's gradient, and their factors; for l2 these are over the distance. */
 typedef struct {
     long count, *rows;
     REAL *scales;
