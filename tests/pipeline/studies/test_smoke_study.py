@@ -65,7 +65,12 @@ def test_a_study_survives_an_interrupt_and_a_kill_and_ends_with_both_tables(tmp_
 
     # Work goes on in the project meanwhile: the study must not notice.
     clone.edit("afdcd/losses/kd.py", lambda text: f"{text}\nraise RuntimeError('edited')\n")
-    broken_off(clone, lambda: "distill@narrow_r18-kd-0" in locked(workspace), signal.SIGKILL)
+
+    def one_on_record_and_another_trained() -> bool:
+        recorded = "distill@narrow_r18-kd-0" in locked(workspace)
+        return recorded and len(list(trained.glob("*/weights.safetensors"))) > 2
+
+    broken_off(clone, one_on_record_and_another_trained, signal.SIGKILL)
     there = {path: path.read_bytes() for path in trained.glob("*/weights.safetensors")}
     kd = trained / "narrow_r18_kd_0/weights.safetensors"
     before = kd.stat().st_mtime_ns
