@@ -4,8 +4,8 @@
  * that takes a shift and a mask. What stands beside them in floats is dealt out alike.
  */
 
-typedef uint32_t words __attribute__((vector_size(64), aligned(2), may_alias));
-typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t words __attribute__((vector_size(WIDTH), aligned(2), may_alias));
+typedef uint16_t halves __attribute__((vector_size(WIDTH / 2), aligned(2), may_alias));
 
 /* Floats whose upper halves are the nearest bfloat16, the even one of two. */
 static inline words OF(rounded)(OF(vec) value)
@@ -31,7 +31,7 @@ static inline void OF(narrowed)(uint16_t *to, OF(vec) value, long lanes)
     else memcpy(to, &some, lanes * sizeof *to);
 }
 
-/* 32 floats, even and odd. */
+/* A pair's floats, even and odd. */
 static inline OF(Pair) OF(dealt)(const float *from)
 {
     OF(Pair) pair;

@@ -1,9 +1,10 @@
 /* Kernels for trainings on CPUs. Each is written once, over REAL, and stands here for float and for double.
  *
- * Vectors are those of GCC and Clang: 64 bytes wide, which narrower processors take in pieces. Work is shared
- * out so that no result depends on the number of threads, and the compiler may not reorder sums: NaN stays
+ * Vectors are those of GCC and Clang, as wide as the processor's registers: wider ones take detours by memory.
+ * Work is shared out so that no result depends on the number of threads, and the compiler may not reorder sums: NaN stays
  * NaN. Functions return 0, or what failed.
  */
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,16 +13,42 @@
 #define NO_MEMORY 1
 #define NO_CLASS 2
 
-#ifdef __AVX512F__
 #define ABREAST 2 /* vectors that the registers hold for each of four anchors */
+
+/* A register's bytes, and how many rows of two registers each fit beside what they are made of. */
+#ifdef __AVX512F__
+#define WIDTH 64
+#define TALL 12
+#elif defined(__AVX__)
+#define WIDTH 32
+#define TALL 6
 #else
-#define ABREAST 1
+#define WIDTH 16
+#define TALL 6
 #endif
+
+/* Keep a vector in its register: compilers would read it from memory at each of its uses. */
+#ifdef __x86_64__
+#define HELD(vector) __asm__("" : "+v"(vector))
+#else
+#define HELD(vector)
+#endif
+
+/* Whether `product` beats torch's, which is MKL's and oneDNN's: it does on an AMD processor with AVX2. With
+ * AVX-512, and on other makers' processors, the two were not compared.
+ */
+int prefers_product(void)
+{
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return __builtin_cpu_is("amd");
+#else
+    return 0;
+#endif
+}
 
 #define REAL float
 #define WHOLE int32_t
 #define POSITIVE INT32_MAX
-#define LANES 16
 #define OF(name) name##_float
 #include "vectors.h"
 
@@ -59,10 +86,13 @@ static inline vec_float logarithm_float(vec_float x)
 #include "contrast.h"
 #include "cross_entropy.h"
 #include "adam.h"
+#include "product.h"
 #define STORED REAL
 #define TAKE OF(some) /* STORED to REAL, the first lanes alone */
 #define PUT OF(keep)
-#include "winograd.h"
+#include "winograd2.h"
+#include "winograd3.h"
+#include "winograd4.h"
 #include "gathered.h"
 #include "squared_error.h"
 #include "plain.h"
@@ -77,7 +107,6 @@ static inline vec_float logarithm_float(vec_float x)
 #define REAL double
 #define WHOLE int64_t
 #define POSITIVE INT64_MAX
-#define LANES 8
 #define OF(name) name##_double
 #include "vectors.h"
 
@@ -96,7 +125,10 @@ static inline vec_double logarithm_double(vec_double x)
 #include "contrast.h"
 #include "cross_entropy.h"
 #include "adam.h"
-#include "winograd.h"
+#include "product.h"
+#include "winograd2.h"
+#include "winograd3.h"
+#include "winograd4.h"
 #include "gathered.h"
 #include "squared_error.h"
 #include "plain.h"
@@ -115,14 +147,13 @@ static inline vec_double logarithm_double(vec_double x)
 #define REAL float
 #define WHOLE int32_t
 #define POSITIVE INT32_MAX
-#define LANES 16
 #define OF(name) name##_bfloat16
 #define STORED uint16_t
 #define TAKE OF(widened)
 #define PUT OF(narrowed)
 #include "vectors.h"
 #include "bfloat16.h"
-#include "winograd.h"
+#include "winograd2.h"
 #include "gathered.h"
 #include "squared_error.h"
 #include "batch_norm.h"

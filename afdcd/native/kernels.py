@@ -68,6 +68,13 @@ def loaded() -> Library:
     return Library(found, "")
 
 
+@cache
+def prefers_product() -> bool:
+    """Whether the kernel `product` is faster than torch's products on this processor."""
+    functions = loaded().functions
+    return functions is not None and bool(functions.prefers_product())
+
+
 def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel in the precision of `like`.
 

@@ -1,7 +1,8 @@
-/* Vectors of REAL. */
+/* Vectors of REAL, one register wide. */
 
-typedef REAL OF(vec) __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
-typedef WHOLE OF(whole) __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+#define LANES ((long)(WIDTH / sizeof(REAL)))
+typedef REAL OF(vec) __attribute__((vector_size(WIDTH), aligned(sizeof(REAL)), may_alias));
+typedef WHOLE OF(whole) __attribute__((vector_size(WIDTH), aligned(sizeof(REAL)), may_alias));
 
 static inline OF(vec) OF(load)(const REAL *from) { return *(const OF(vec) *)from; }
 
@@ -20,9 +21,10 @@ static inline OF(vec) OF(chosen)(OF(whole) where, OF(vec) yes, OF(vec) no)
 /* Whether a comparison held anywhere. */
 static inline int OF(any)(OF(whole) where)
 {
-    uint64_t parts[8];
+    uint64_t parts[WIDTH / 8], any = 0;
     memcpy(parts, &where, sizeof parts);
-    return (parts[0] | parts[1] | parts[2] | parts[3] | parts[4] | parts[5] | parts[6] | parts[7]) != 0;
+    for (int k = 0; k < WIDTH / 8; k++) any |= parts[k];
+    return any != 0;
 }
 
 /* How many lanes hold numbers from place `at` on, of `count`. */
@@ -46,3 +48,8 @@ static inline void OF(keep)(REAL *to, OF(vec) value, long lanes)
 typedef struct {
     OF(vec) a, b;
 } OF(Pair);
+
+static inline long OF(least)(long one, long other) { return one < other ? one : other; }
+
+/* The next multiple of a step. */
+static inline long OF(multiple)(long count, long step) { return (count + step - 1) / step * step; }

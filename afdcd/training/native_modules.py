@@ -9,6 +9,7 @@ from torch import nn
 
 from afdcd.native.kernels import has_kernels
 from afdcd.training.batch_norm import NativeBatchNorm2d, RectifiedReLU, RectifyingBatchNorm2d
+from afdcd.training.convolution import WinogradConv2d, winograd_convolutions
 from afdcd.training.dropout import NativeDropout
 from afdcd.training.rectified import rectified_norms
 
@@ -20,7 +21,7 @@ _NATIVE: dict[type[nn.Module], type[nn.Module]] = {
 
 @contextmanager
 def native_modules(module: nn.Module) -> Iterator[None]:
-    """Let batch norms, and ReLUs after them at once, and dropout run in C, where kernels can be built.
+    """Let batch norms, ReLUs after them at once, dropout and convolutions run in C, where there are kernels.
 
     They are of another class meanwhile, with the same weights, buffers and names; what is of a subclass
     already, such as timm's norms with an activation, stays as it is.
@@ -28,6 +29,7 @@ def native_modules(module: nn.Module) -> Iterator[None]:
     classes: dict[nn.Module, type[nn.Module]] = {}
     if has_kernels():
         classes |= {part: _NATIVE[type(part)] for part in module.modules() if type(part) in _NATIVE}
+        classes |= dict.fromkeys(winograd_convolutions(module), WinogradConv2d)
         for norm, relu in rectified_norms(module):
             classes |= {norm: RectifyingBatchNorm2d, relu: RectifiedReLU}
     before = {part: type(part) for part in classes}

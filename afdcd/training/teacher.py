@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from afdcd.models.output import SegOutput, Stop
+from afdcd.training.convolution import freeze_convolutions
 from afdcd.training.folding import fold_batch_norms
 from afdcd.training.precision import Precision
 
@@ -18,8 +19,9 @@ Awaited = Callable[[], SegOutput]
 class FrozenTeacher:
     """A network in eval mode without gradients, which runs as far as the objective needs.
 
-    On a CPU its batch norms are folded into its convolutions before the first pass. Under bfloat16 the
-    convolutions keep their weights in that format: the numbers that autocast would make at every step.
+    On a CPU its batch norms are folded into its convolutions before the first pass, and in float32 those that
+    gain by it are computed in Winograd's forms. Under bfloat16 the convolutions keep their weights in that
+    format: the numbers that autocast would make at every step.
     """
 
     def __init__(self, network: nn.Module, stop: Stop, precision: Precision) -> None:
@@ -71,6 +73,8 @@ class FrozenTeacher:
                 return [*found.features, *(output for output in rest if output is not None)]
 
             fold_batch_norms(self.network, run)
+            if not self._precision.bf16:
+                freeze_convolutions(self.network)
         if self._precision.bf16:
             for module in self.network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):

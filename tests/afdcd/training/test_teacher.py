@@ -57,6 +57,14 @@ def test_batch_norms_are_folded_before_the_first_pass(bf16: bool) -> None:
             assert (ours.float() - theirs).norm() < near * theirs.norm()
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_convolutions_are_quickened_in_float32_alone(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    network, given, asked = build_segmenter(tiny.model(), 3).eval(), images(), []
+    monkeypatch.setattr(module, "freeze_convolutions", asked.append)
+    FrozenTeacher(network, "logits", Precision("cpu", bf16)).start(given)()
+    assert asked == ([] if bf16 else [network])
+
+
 def test_a_compiled_teacher_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_segmenter(tiny.model(), 3).eval()
     monkeypatch.setattr(network, "_compiled_call_impl", lambda given, stop: network.forward(given, stop=stop))

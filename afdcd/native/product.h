@@ -1,0 +1,136 @@
+/* Matrix products: found (batch, rows, columns) = left (batch, rows, inner) times right (batch, columns, inner).
+ *
+ * A tile of TALL rows and two registers of columns stays in registers while `inner` goes by; what it reads lies
+ * packed in the caches (Goto and van de Geijn, ACM TOMS 34(3), 2008). A number's sum has one order, however the
+ * work is shared out: one after the other within DEEP of `inner`, then these one by one.
+ */
+
+typedef REAL OF(wide) __attribute__((vector_size(WIDTH), aligned(sizeof(REAL)), may_alias));
+
+#define BROAD ((long)(2 * WIDTH / sizeof(REAL))) /* columns of a tile */
+#define DEEP 256L
+#define LOW (16L * TALL) /* rows that are packed at once, for the second cache */
+#define FAR 512L         /* columns that are packed at once, for the third */
+#define STEPS 4          /* of `inner` without a branch between; it is packed to a multiple */
+
+typedef struct {
+    const REAL *from;
+    long apart, row, inner; /* strides: of a product, of a row (or column), and along the sum */
+} OF(Operand);
+
+/* Lines of an operand -> panels (panel, deep, broad); what is beyond the last line or `inner` is zero. */
+static inline __attribute__((always_inline)) void OF(packed)(
+    const OF(Operand) *operand, long one, long line, long at, REAL *to, long lines, long inner, const long broad)
+{
+    const REAL *from = operand->from + one * operand->apart + line * operand->row + at * operand->inner;
+    long deep = OF(multiple)(inner, STEPS), whole = lines / broad, rest = lines % broad;
+    if (rest) memset(to + whole * deep * broad, 0, deep * broad * sizeof *to);
+    for (long panel = 0; panel < whole; panel++)
+        memset(to + (panel * deep + inner) * broad, 0, (deep - inner) * broad * sizeof *to);
+    if (operand->row == 1) {
+        for (long i = 0; i < inner; i++, from += operand->inner) {
+            for (long panel = 0; panel < whole; panel++)
+                memcpy(to + (panel * deep + i) * broad, from + panel * broad, broad * sizeof *to);
+            memcpy(to + (whole * deep + i) * broad, from + whole * broad, rest * sizeof *to);
+        }
+        return;
+    }
+    for (long panel = 0; panel < whole; panel++, from += broad * operand->row)
+        for (long i = 0; i < inner; i++)
+            for (long k = 0; k < broad; k++)
+                to[(panel * deep + i) * broad + k] = from[k * operand->row + i * operand->inner];
+    for (long k = 0; k < rest; k++)
+        for (long i = 0; i < inner; i++)
+            to[(whole * deep + i) * broad + k] = from[k * operand->row + i * operand->inner];
+}
+
+/* A tile of two panels, on top of what is found already where there is `more`. */
+static void OF(tile)(
+    const REAL *left, const REAL *right, REAL *found, long deep, long rows, long columns, long apart, int more)
+{
+    OF(wide) sums[TALL][2] = {{{0}}};
+    for (long k = 0; k < deep; k += STEPS)
+#pragma GCC unroll 4
+        for (int step = 0; step < STEPS; step++, left += TALL, right += BROAD) {
+            OF(wide) one = *(const OF(wide) *)right, other = *(const OF(wide) *)(right + BROAD / 2);
+            HELD(one);
+            HELD(other);
+#pragma GCC unroll 16
+            for (int row = 0; row < TALL; row++) {
+                sums[row][0] += one * left[row];
+                sums[row][1] += other * left[row];
+            }
+        }
+    if (rows == TALL && columns == BROAD) {
+#pragma GCC unroll 16
+        for (int row = 0; row < TALL; row++) {
+            OF(wide) *to = (OF(wide) *)(found + row * apart);
+            for (int half = 0; half < 2; half++) {
+                if (more) sums[row][half] += to[half];
+                to[half] = sums[row][half];
+            }
+        }
+        return;
+    }
+    REAL whole[TALL][BROAD];
+    memcpy(whole, sums, sizeof whole);
+    for (long row = 0; row < rows; row++)
+        for (long column = 0; column < columns; column++) {
+            REAL *to = found + row * apart + column;
+            *to = more ? *to + whole[row][column] : whole[row][column];
+        }
+}
+
+/* One thread's share: rows and columns from a place on, of one product. */
+static void OF(share)(
+    const OF(Operand) *left, const OF(Operand) *right, REAL *found, REAL *packed, long one, long top, long rows,
+    long start, long columns, long inner, long apart)
+{
+    REAL *low = packed, *far = packed + LOW * DEEP;
+    for (long k = 0; k < inner; k += DEEP) {
+        long here = OF(least)(inner - k, DEEP), deep = OF(multiple)(here, STEPS);
+        OF(packed)(right, one, start, k, far, columns, here, BROAD);
+        for (long row = 0; row < rows; row += LOW) {
+            long high = OF(least)(rows - row, LOW);
+            OF(packed)(left, one, top + row, k, low, high, here, TALL);
+            for (long j = 0; j < columns; j += BROAD)
+                for (long i = 0; i < high; i += TALL)
+                    OF(tile)(
+                        low + i * deep, far + j * deep, found + (top + row + i) * apart + start + j, deep,
+                        OF(least)(high - i, TALL), OF(least)(columns - j, BROAD), apart, k > 0);
+        }
+    }
+}
+
+/* Strides in numbers; those of `found` have no gaps. */
+int OF(product)(
+    const REAL *left, const REAL *right, REAL *found, long batch, long rows, long columns, long inner,
+    long left_apart, long left_row, long left_inner, long right_apart, long right_row, long right_inner)
+{
+    OF(Operand) a = {left, left_apart, left_row, left_inner}, b = {right, right_apart, right_row, right_inner};
+    if (!inner) memset(found, 0, batch * rows * columns * sizeof *found);
+    /* Some four shares a thread, of rows that need not be packed once more. */
+    long across = (columns + FAR - 1) / FAR, wanted = 4 * omp_get_max_threads();
+    long high = OF(multiple)(rows * batch * across / wanted + 1, LOW), down = (rows + high - 1) / high;
+    int failed = 0;
+#pragma omp parallel reduction(| : failed)
+    {
+        REAL *packed = aligned_alloc(64, (LOW + FAR) * DEEP * sizeof *packed);
+        failed = !packed;
+#pragma omp for schedule(dynamic)
+        for (long part = 0; part < batch * down * across; part++) {
+            long one = part / across / down, top = part / across % down * high, start = part % across * FAR;
+            if (packed)
+                OF(share)(
+                    &a, &b, found + one * rows * columns, packed, one, top, OF(least)(rows - top, high), start,
+                    OF(least)(columns - start, FAR), inner, columns);
+        }
+        free(packed);
+    }
+    return failed ? NO_MEMORY : 0;
+}
+#undef BROAD
+#undef DEEP
+#undef LOW
+#undef FAR
+#undef STEPS

@@ -1,0 +1,94 @@
+"""3x3 convolutions on a CPU in Winograd's forms, where they take less time than torch's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from afdcd.losses.product import product
+from afdcd.losses.winograd_native import (
+    FILTER_ROWS,
+    cheapest_side,
+    given,
+    native_winograd,
+    taken,
+    transformed,
+    work,
+)
+from afdcd.native.kernels import prefers_product
+
+_TRAINED, _FROZEN = 19, 60
+"""What a map's transforms take, in products of so many channels: with gradients, and forward alone. Measured
+on maps of 12x24 to 64x128 cells with 16 to 512 channels."""
+
+
+class WinogradConv2d(nn.Conv2d):
+    """A convolution that is trained, in the form that takes the least work for each map."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The map (B, O, H, W) of a map (B, C, H, W)."""
+        dilation = int(self.dilation[0])
+        side = cheapest_side(input, FILTER_ROWS, dilation)
+        if not _saves(self, input, work(input, side, FILTER_ROWS, dilation), _TRAINED):
+            return super().forward(input)
+        bias = input.new_zeros(self.out_channels) if self.bias is None else self.bias
+        return native_winograd(input, self.weight, bias, dilation)
+
+
+class FrozenConv2d(nn.Conv2d):
+    """A convolution that is trained no more: numbers of its filters are made once."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The map (B, O, H, W) of a map (B, C, H, W), without gradients."""
+        dilation = int(self.dilation[0])
+        side = cheapest_side(input, dilation=dilation)
+        if not _saves(self, input, work(input, side, dilation=dilation), _FROZEN):
+            return super().forward(input)
+        known: dict[int, Tensor] = self.__dict__.setdefault("_filters", {})
+        if side not in known:
+            known[side] = transformed(self.weight, side, input)
+        bias = input.new_zeros(self.out_channels) if self.bias is None else self.bias
+        outs = product(taken(input, side, dilation), known[side])
+        return given(outs, bias, side, input.shape, dilation)
+
+
+def freeze_convolutions(network: nn.Module) -> int:
+    """Let 3x3 convolutions of a network that is trained no more be `FrozenConv2d`, where that is quicker.
+
+    Outputs differ by rounding: by 1e-6 to 4e-6 of their norm. Names and the state dict stay as they are.
+    Filters' numbers take up to four times the weights' memory.
+
+    Args:
+        network: in float32 on a CPU; convolutions that do not fit stay as they are.
+
+    Returns:
+        How many are changed.
+    """
+    fitting = winograd_convolutions(network)
+    for part in fitting:
+        part.__class__ = FrozenConv2d
+    return len(fitting)
+
+
+def winograd_convolutions(network: nn.Module) -> list[nn.Module]:
+    """Convolutions 3x3 that keep a map's size, on a processor where products in C are the faster ones."""
+    return [part for part in network.modules() if _fits(part)] if prefers_product() else []
+
+
+def _fits(part: nn.Module) -> bool:
+    if type(part) is not nn.Conv2d or part.weight.dtype != torch.float32 or not part.weight.is_cpu:
+        return False
+    kept = part.padding == part.dilation and part.dilation[0] == part.dilation[1]
+    plain = part.kernel_size == (3, 3) and part.stride == (1, 1) and part.padding_mode == "zeros"
+    return kept and plain and part.groups == 1
+
+
+def _saves(layer: nn.Conv2d, features: Tensor, products: int, channels: int) -> bool:
+    """Whether a form with so many products takes less time than torch's convolution of a map."""
+    if features.dtype != layer.weight.dtype or torch.is_autocast_enabled("cpu"):
+        return False
+    dilation = int(layer.dilation[0])
+    # oneDNN leaves out what lies beyond the border.
+    down, across = (length + 2 * max(0, length - dilation) for length in features.shape[2:])
+    transforms = 1 + channels / layer.in_channels + channels / layer.out_channels
+    return products * transforms < len(features) * down * across
