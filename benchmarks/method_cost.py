@@ -19,7 +19,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import register_flop_formula
+from work import counting
 
 from afdcd.config import IGNORE_INDEX, ModelConfig
 from afdcd.losses import METHODS
@@ -62,7 +63,7 @@ def output(network: Segmenter, *, student: bool) -> SegOutput:
 
 def gmacs(method: Method, student: SegOutput, teacher: SegOutput, target: Target) -> tuple[float, float]:
     """1e9 multiply-accumulates of one image: forward alone, and forward with backward."""
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         terms = [*method(student, teacher, target).values()]
         terms += method.side_losses(student, teacher, target).values()
         forward = counter.get_total_flops()
@@ -74,7 +75,7 @@ def gmacs(method: Method, student: SegOutput, teacher: SegOutput, target: Target
 def network_gmacs(network: Segmenter, *, trained: bool) -> float:
     """1e9 multiply-accumulates of one image through a network; trained: auxiliary head and backward too."""
     images = torch.zeros(BATCH, 3, *CROP)
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trained):
+    with counting() as counter, torch.set_grad_enabled(trained):
         found = network.train(trained)(images)
         if trained:
             (found.logits.sum() + found.aux.sum()).backward()

@@ -29,7 +29,7 @@ from method_cost import shapes_only
 from method_time import machine
 from peak import peak
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from work import counting
 
 from afdcd.losses import generator as ways
 from afdcd.losses.generator import MaskedGenerator, random_keep_mask
@@ -114,7 +114,7 @@ def inputs(form: Form, size: Size, device: str, last: bool) -> tuple[MaskedGener
 
 def counted(form: Form, given: tuple[MaskedGenerator, Tensor, Tensor, Tensor]) -> float:
     """GMACs of an image."""
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         run(form, *given)
     return counter.get_total_flops() / 2e9 / BATCH
 

@@ -34,7 +34,7 @@ from contrast import selection
 from method_time import PAIRS, Pair, images, machine
 from peak import held
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from work import counting
 
 from afdcd.config import IGNORE_INDEX, ModelConfig, OptimiserConfig
 from afdcd.losses.afdcd import AfDCD
@@ -213,7 +213,7 @@ def work(name: str, form: str, line: Connection) -> None:
     step = built(pair, FORMS[form])
     gmacs = None
     if not FORMS[form].compiled:
-        with FlopCounterMode(display=False) as counter:
+        with counting() as counter:
             step()
         gmacs = counter.get_total_flops() / 2e9 / pair.batch
     while line.recv():

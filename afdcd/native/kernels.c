@@ -1,8 +1,8 @@
 /* Kernels for trainings on CPUs. Each is written once, over REAL, and stands here for float and for double.
  *
  * Vectors are those of GCC and Clang, as wide as the processor's registers: wider ones take detours by memory.
- * Work is shared out so that no result depends on the number of threads, and the compiler may not reorder sums: NaN stays
- * NaN. Functions return 0, or what failed.
+ * Work is shared out so that no result depends on the number of threads, and the compiler may not reorder sums:
+ * NaN stays NaN. Functions return 0, or what failed.
  */
 #include <omp.h>
 #include <stdint.h>

@@ -32,11 +32,20 @@ static inline SIDED(Place) SIDED(place)(const SIDED(Grid) *grid, long tile)
 }
 
 /* Where the channels of a tile's cell begin, counted from its first; NULL beyond the border. */
-static inline STORED *SIDED(cell)(const STORED *map, const SIDED(Grid) *grid, SIDED(Place) place, long row, long column)
+static inline STORED *SIDED(cell)(
+    const STORED *map, const SIDED(Grid) *grid, SIDED(Place) place, long row, long column)
 {
     long y = place.y + row * grid->step, x = place.x + column * grid->step;
     if (y < 0 || y >= grid->height || x < 0 || x >= grid->width) return NULL;
     return (STORED *)map + ((place.image * grid->height + y) * grid->width + x) * grid->channels;
+}
+
+/* A tile's own cells. */
+static inline void SIDED(cells)(
+    const STORED *map, const SIDED(Grid) *grid, SIDED(Place) place, STORED *cells[SIDE][SIDE])
+{
+    for (int row = 0; row < SIDE; row++)
+        for (int column = 0; column < SIDE; column++) cells[row][column] = SIDED(cell)(map, grid, place, row, column);
 }
 
 /* A map to planes, B' d B. */
@@ -81,6 +90,8 @@ int SIDED(outputs)(
 #pragma omp parallel for schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
+        STORED *cells[SIDE][SIDE];
+        SIDED(cells)(map, &grid, place, cells);
         for (long c = 0; c < channels; c += LANES) {
             long lanes = OF(lanes)(c, channels);
             const STORED *from = planes + tile * channels + c;
@@ -94,10 +105,8 @@ int SIDED(outputs)(
             for (int row = 0; row < SIDE; row++) {
                 OF(vec) y[SIDE];
                 SIDED(give)(lines[row], y);
-                for (int column = 0; column < SIDE; column++) {
-                    STORED *to = SIDED(cell)(map, &grid, place, row, column);
-                    if (to) PUT(to + c, y[column] + shift, lanes);
-                }
+                for (int column = 0; column < SIDE; column++)
+                    if (cells[row][column]) PUT(cells[row][column] + c, y[column] + shift, lanes);
             }
         }
     }
@@ -112,15 +121,15 @@ int SIDED(slopes)(
 #pragma omp parallel for schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
+        STORED *cells[SIDE][SIDE];
+        SIDED(cells)(map, &grid, place, cells);
         for (long c = 0; c < channels; c += LANES) {
             long lanes = OF(lanes)(c, channels);
             OF(vec) lines[TILE][SIDE];
             for (int column = 0; column < SIDE; column++) {
                 OF(vec) g[SIDE], s[TILE];
-                for (int row = 0; row < SIDE; row++) {
-                    const STORED *from = SIDED(cell)(map, &grid, place, row, column);
-                    g[row] = from ? TAKE(from + c, lanes) : (OF(vec)){0};
-                }
+                for (int row = 0; row < SIDE; row++)
+                    g[row] = cells[row][column] ? TAKE(cells[row][column] + c, lanes) : (OF(vec)){0};
                 SIDED(ungive)(g, s);
                 for (int row = 0; row < TILE; row++) lines[row][column] = s[row];
             }
@@ -146,6 +155,8 @@ int SIDED(to_inputs)(
 #pragma omp parallel for schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
+        STORED *cells[SIDE][SIDE];
+        SIDED(cells)(map, &grid, place, cells);
         for (long c = 0; c < channels; c += LANES) {
             long lanes = OF(lanes)(c, channels), line = grid.across * channels;
             OF(vec) lines[SIDE][TILE + 2];
@@ -165,10 +176,8 @@ int SIDED(to_inputs)(
             for (int row = 0; row < SIDE; row++) {
                 OF(vec) x[SIDE];
                 SIDED(untake)(lines[row] + 1, lines[row][0], lines[row][TILE + 1], x);
-                for (int column = 0; column < SIDE; column++) {
-                    STORED *to = SIDED(cell)(map, &grid, place, row, column);
-                    if (to) PUT(to + c, x[column], lanes);
-                }
+                for (int column = 0; column < SIDE; column++)
+                    if (cells[row][column]) PUT(cells[row][column] + c, x[column], lanes);
             }
         }
     }

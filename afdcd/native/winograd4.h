@@ -1,4 +1,4 @@
-/* Winograd's F(4x4, 3x3): 36 products for the 16 outputs of a tile, instead of 144; the points are 0, 1, -1, 2, -2. */
+/* Winograd's F(4x4, 3x3): 36 products for a tile's 16 outputs, instead of 144; the points are 0, 1, -1, 2, -2. */
 
 #define SIDE 4
 #define SIDED(name) OF(winograd4_##name)

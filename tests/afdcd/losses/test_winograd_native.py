@@ -99,8 +99,8 @@ def errors(
     return [float(((one - other).norm() / other.norm()).detach()) for one, other in pairs]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 6), (5, 7), (6, 5), (8, 4), (9, 13)])
-@pytest.mark.parametrize("channels", [(1, 1), (6, 5), (16, 37), (40, 32)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 6), (5, 7), (8, 4), (9, 13)])
+@pytest.mark.parametrize("channels", [(1, 1), (16, 37), (40, 32)])
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(("dtype", "side"), EXACT)
 def test_is_the_convolution_with_all_gradients(
@@ -110,7 +110,7 @@ def test_is_the_convolution_with_all_gradients(
     assert max(found) <= EXACT[dtype, side]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 6), (7, 12), (13, 9)])
+@pytest.mark.parametrize("size", [(3, 6), (7, 12), (13, 9)])
 @pytest.mark.parametrize("dilation", [2, 3, 8])
 @pytest.mark.parametrize("side", [None, *SIDES])
 def test_with_a_dilation_each_grid_is_by_itself(
