@@ -39,10 +39,11 @@ class FrozenConv2d(nn.Conv2d):
     """A convolution that is trained no more: numbers of its filters are made once."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The map (B, O, H, W) of a map (B, C, H, W), without gradients."""
+        """The map (B, O, H, W) of a map (B, C, H, W); where gradients are asked for, torch convolves."""
         dilation = int(self.dilation[0])
         side = cheapest_side(input, dilation=dilation)
-        if not _saves(self, input, work(input, side, dilation=dilation), _FROZEN):
+        asked = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
+        if asked or not _saves(self, input, work(input, side, dilation=dilation), _FROZEN):
             return super().forward(input)
         known: dict[int, Tensor] = self.__dict__.setdefault("_filters", {})
         if side not in known:

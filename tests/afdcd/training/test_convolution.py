@@ -106,6 +106,16 @@ def test_where_it_is_not_the_faster_one_torch_convolves(
     assert taken == []
 
 
+def test_gradients_through_a_frozen_convolution_are_not_lost(taken: list[str]) -> None:
+    ours, given = layer().requires_grad_(False), image().requires_grad_()
+    freeze_convolutions(ours)
+    ours(given).sum().backward()
+    assert given.grad is not None and given.grad.abs().sum() > 0 and taken == []
+    ours.weight.requires_grad_()
+    ours(image()).sum().backward()
+    assert ours.weight.grad is not None and taken == []
+
+
 def test_few_channels_stay_with_torch(taken: list[str]) -> None:
     for kind in (FrozenConv2d, WinogradConv2d):
         few = nn.Conv2d(16, 16, 3, padding=1)
