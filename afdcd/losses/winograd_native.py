@@ -132,7 +132,7 @@ def _tiles(features: Tensor, side: int, dilation: int) -> int:
 
 
 def _planes(like: Tensor, side: int, rows: int, columns: int) -> Tensor:
-    """Room for a tile's numbers (T, rows, columns), apart in memory where their products are not torch's."""
+    """Room for a tile's numbers (T, rows, columns); without gaps in bfloat16, as its products were timed."""
     size = rows * columns
     if like.dtype != torch.bfloat16:
         size = (-(-size * like.itemsize // _PAGE) * _PAGE + _LINE) // like.itemsize

@@ -53,7 +53,7 @@ class Library(NamedTuple):
 
 
 def has_kernels() -> bool:
-    """Whether the kernels can run here; the first call of a machine builds them, in a few seconds."""
+    """Whether the kernels can run here; the first call of a machine builds them, in seconds."""
     return loaded().functions is not None
 
 

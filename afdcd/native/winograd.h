@@ -1,5 +1,5 @@
 /* The transforms of a convolution by Winograd's F(SIDE x SIDE, 3x3); afdcd/losses/winograd.py says what it is.
- * What they do along one axis stands in winograd2.h and winograd4.h, which include this.
+ * What they do along one axis stands in winograd2.h, winograd3.h and winograd4.h, which include this.
  *
  * Maps are (batch, height, width, channels), filters (outputs, 3, 3, channels). A tile of SIDE x SIDE cells becomes
  * TILE x TILE numbers a channel, each in a plane (tiles, channels) of its own; planes begin `apart` numbers from
