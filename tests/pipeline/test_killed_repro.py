@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from clone import Clone
+from living import alive
 
 SETTINGS = (
     "schedule=smoke",
@@ -49,13 +50,6 @@ def trainer(parent: int) -> int:
         pid for pid in children if b"pipeline.train_teacher" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     return int(pid)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def killed(clone: Clone, who: Callable[[int, int], int]) -> str:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import tiny
+from living import alive
 from trainer import (
     LONG,
     StoppedError,
-    alive,
     checkpoints,
     children,
     curve,

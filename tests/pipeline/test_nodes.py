@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import tiny
-from trainer import alive, children, output, wait_for
+from living import alive
+from trainer import children, output, wait_for
 
 STAGE = ("pipeline.distill", "tiny", "afdcd", "0")
 WEIGHTS = "models/trained/tiny_afdcd_0/weights.safetensors"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from clone import ROOT
+from living import alive
 
 from afdcd.errors import UserError
 from pipeline.studies import running
@@ -39,13 +40,6 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < limit, "waited in vain"
         time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
 
 
 def test_tasks_run_side_by_side_and_a_failure_stops_no_other(
