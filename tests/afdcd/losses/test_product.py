@@ -14,9 +14,15 @@ needs_kernels = pytest.mark.skipif(not has_kernels(), reason="no C compiler is i
     ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)]
 )
 @pytest.mark.parametrize("sizes", [(5, 7, 3), (1, 1, 1), (0, 4, 3), (4, 0, 3), (4, 3, 0), (70, 33, 40)])
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=needs_kernels)])
 def test_is_the_matrix_product_whatever_the_memory(
-    dtype: torch.dtype, tolerance: float, sizes: tuple[int, int, int]
+    dtype: torch.dtype,
+    tolerance: float,
+    sizes: tuple[int, int, int],
+    native: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "prefers_product", lambda: native)  # whichever this processor would take
     torch.manual_seed(0)
     rows, inner, columns = sizes
     left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
