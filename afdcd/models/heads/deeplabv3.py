@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3
 
@@ -20,7 +21,10 @@ class ImagePooling(deeplabv3.ASPPPooling):  # type: ignore[misc]
         pooled = x.mean((2, 3), keepdim=True)
         for layer in list(self)[1:]:
             pooled = layer(pooled)
-        return pooled.expand(-1, -1, x.shape[2], x.shape[3])
+        spread = pooled.expand(-1, -1, x.shape[2], x.shape[3])
+        # A map by channels among others by pixels would have all of them copied, and slowly.
+        by_pixels = x.is_contiguous(memory_format=torch.channels_last)
+        return spread.contiguous(memory_format=torch.channels_last) if by_pixels else spread
 
 
 class ASPP(deeplabv3.ASPP):  # type: ignore[misc]

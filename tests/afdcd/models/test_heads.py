@@ -41,3 +41,13 @@ def test_aspp_is_torchvisions() -> None:
     x = torch.randn(2, 12, 17, 23)
     with torch.no_grad():
         torch.testing.assert_close(own(x), reference(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_aspps_branches_meet_in_the_layout_of_the_map(layout: torch.memory_format) -> None:
+    own = ASPP(12, 8, (3, 6, 9), 0.3).eval().to(memory_format=layout)
+    met: list[torch.Tensor] = []
+    own.project.register_forward_pre_hook(lambda _, given: met.append(given[0]))
+    with torch.no_grad():
+        own(torch.randn(2, 12, 17, 23).contiguous(memory_format=layout))
+    assert met[0].shape[1] == 40 and met[0].is_contiguous(memory_format=layout)
