@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from afdcd.native.kernels import call, prefers_product
+from afdcd.native.kernels import call, prefers_product, step_of
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -42,6 +42,39 @@ def native_product(left: Tensor, right: Tensor) -> Tensor:
     found = left.new_empty(*left.shape[:-1], columns)
     sizes = left.shape[:-2].numel(), rows, columns, inner
     call("product", left, in_memory(left), in_memory(right), found, *sizes, *_strides(left), *_strides(right))
+    return found
+
+
+class Panels(NamedTuple):
+    """The columns of a product as its kernel reads them.
+
+    Attributes:
+        numbers: (B, K * M'), where M' is M or somewhat more.
+        columns: M.
+    """
+
+    numbers: Tensor
+    columns: int
+
+
+def panels(right: Tensor) -> Panels:
+    """Columns (B, M, K) of many products, such as those of a weight that is trained no more."""
+    right = _plain(right)
+    batch, columns, inner = right.shape
+    step = step_of(right)
+    numbers = right.new_zeros(batch, inner * (-(-columns // step) * step))
+    where = *_strides(right), numbers.stride(0)
+    call("product_panels", right, in_memory(right), numbers, *right.shape, *where)
+    return Panels(numbers, columns)
+
+
+def product_of_panels(left: Tensor, right: Panels) -> Tensor:
+    """(B, N, K) times columns (B, M, K) that are `panels` -> (B, N, M)."""
+    batch, rows, inner = left.shape
+    found = left.new_empty(batch, rows, right.columns)
+    sizes = batch, rows, right.columns, inner
+    where = *_strides(left), right.numbers.stride(0), 0, 0
+    call("product", left, in_memory(left), right.numbers, found, *sizes, *where)
     return found
 
 

@@ -34,6 +34,9 @@
 #define HELD(vector)
 #endif
 
+/* Once for each set of constants. */
+#define ALWAYS static inline __attribute__((always_inline))
+
 /* Whether `product` beats torch's, which is MKL's and oneDNN's: it does on an AMD processor with AVX2. With
  * AVX-512, and on other makers' processors, the two were not compared.
  */
@@ -86,7 +89,9 @@ static inline vec_float logarithm_float(vec_float x)
 #include "contrast.h"
 #include "cross_entropy.h"
 #include "adam.h"
+#include "tile.h"
 #include "product.h"
+#include "direct.h"
 #define STORED REAL
 #define TAKE OF(some) /* STORED to REAL, the first lanes alone */
 #define PUT OF(keep)
@@ -125,7 +130,9 @@ static inline vec_double logarithm_double(vec_double x)
 #include "contrast.h"
 #include "cross_entropy.h"
 #include "adam.h"
+#include "tile.h"
 #include "product.h"
+#include "direct.h"
 #include "winograd2.h"
 #include "winograd3.h"
 #include "winograd4.h"

@@ -9,7 +9,7 @@ from torch import nn
 
 from afdcd.native.kernels import has_kernels
 from afdcd.training.batch_norm import NativeBatchNorm2d, RectifiedReLU, RectifyingBatchNorm2d
-from afdcd.training.convolution import WinogradConv2d, winograd_convolutions
+from afdcd.training.convolution import NativeConv2d, native_convolutions
 from afdcd.training.dropout import NativeDropout
 from afdcd.training.rectified import rectified_norms
 
@@ -29,7 +29,7 @@ def native_modules(module: nn.Module) -> Iterator[None]:
     classes: dict[nn.Module, type[nn.Module]] = {}
     if has_kernels():
         classes |= {part: _NATIVE[type(part)] for part in module.modules() if type(part) in _NATIVE}
-        classes |= dict.fromkeys(winograd_convolutions(module), WinogradConv2d)
+        classes |= dict.fromkeys(native_convolutions(module), NativeConv2d)
         for norm, relu in rectified_norms(module):
             classes |= {norm: RectifyingBatchNorm2d, relu: RectifiedReLU}
     before = {part: type(part) for part in classes}

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from afdcd.losses import product as module
-from afdcd.losses.product import differentiable_product, native_product, product
+from afdcd.losses.product import (
+    differentiable_product,
+    native_product,
+    panels,
+    product,
+    product_of_panels,
+)
 from afdcd.native.kernels import has_kernels
 
 needs_kernels = pytest.mark.skipif(not has_kernels(), reason="no C compiler is installed")
@@ -112,3 +118,16 @@ def test_the_kernel_is_taken_where_it_is_the_faster_one(
     product(left.double(), right.double())
     product(left.bfloat16(), right.bfloat16())
     assert taken == ["product"] * preferred
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 17, 3), (9, 600, 260), (13, 40, 515)])
+def test_columns_in_panels_give_the_same_bits(dtype: torch.dtype, sizes: tuple[int, int, int]) -> None:
+    left, right = operands(*sizes, batch=3, dtype=dtype)
+    apart = torch.stack([left, left], 1)[:, 0]
+    for columns in (right, right.mT.contiguous().mT):
+        made = panels(columns)
+        assert made.columns == sizes[1]
+        for rows in (left, apart, left.mT.contiguous().mT):
+            assert product_of_panels(rows, made).equal(native_product(left, right))

@@ -11,9 +11,9 @@ from afdcd.native.kernels import has_kernels
 from afdcd.training import convolution as module
 from afdcd.training.convolution import (
     FrozenConv2d,
-    WinogradConv2d,
+    NativeConv2d,
     freeze_convolutions,
-    winograd_convolutions,
+    native_convolutions,
 )
 
 pytestmark = pytest.mark.skipif(not has_kernels(), reason="no C compiler is installed")
@@ -36,14 +36,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         form = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given: (forms.append(name), form(*given))[1])
 
-    for name in ("native_winograd", "transformed", "given"):
+    for name in ("native_winograd", "direct_convolution", "transformed", "given"):
         told(name)
     return forms
 
 
-def layer(**settings: Any) -> nn.Conv2d:
+def layer(channels: int = 64, outputs: int = 96, **settings: Any) -> nn.Conv2d:
     torch.manual_seed(0)
-    return nn.Conv2d(64, 96, 3, **{"padding": 1, **settings}).to(memory_format=torch.channels_last)
+    made = nn.Conv2d(channels, outputs, 3, **{"padding": 1, **settings})
+    return made.to(memory_format=torch.channels_last)
 
 
 def image(shape: tuple[int, ...] = MAP) -> Tensor:
@@ -69,39 +70,54 @@ def test_a_frozen_convolution_computes_the_same_and_makes_filters_once(
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dilation", [1, 2])
-def test_a_trained_convolution_has_the_same_gradients(bias: bool, dilation: int, taken: list[str]) -> None:
-    ours = layer(bias=bias, padding=dilation, dilation=dilation)
-    theirs, one = copy.deepcopy(ours).double(), image((8, *MAP[1:])).requires_grad_()
+@pytest.mark.parametrize(
+    ("channels", "outputs", "dilation", "form"),
+    [
+        *[(64, 96, 1, "native_winograd"), (64, 96, 2, "native_winograd"), (64, 96, 6, "direct_convolution")],
+        *[(48, 48, 1, "native_winograd"), (47, 48, 1, "direct_convolution")],
+        *[(8, 128, 9, "direct_convolution"), (128, 8, 9, "direct_convolution")],
+    ],
+)
+def test_a_trained_convolution_has_the_same_gradients(
+    bias: bool, channels: int, outputs: int, dilation: int, form: str, taken: list[str]
+) -> None:
+    ours = layer(channels, outputs, bias=bias, padding=dilation, dilation=dilation)
+    theirs, one = copy.deepcopy(ours).double(), image((8, channels, 12, 24)).requires_grad_()
     other = one.detach().double().requires_grad_()
-    for part in winograd_convolutions(ours):
-        part.__class__ = WinogradConv2d
+    for part in native_convolutions(ours):
+        part.__class__ = NativeConv2d
     found, wanted = ours(one), theirs(other)
     slopes = torch.randn_like(found)
     found.backward(slopes)
     wanted.backward(slopes.double())
-    assert taken == ["native_winograd"]
+    assert taken == [form]
     pairs = [(found, wanted), (one.grad, other.grad)]
     pairs += [(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True)]
     assert all((a - b).norm() < 4e-6 * b.norm() for a, b in pairs)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    ("settings", "shape", "autocast"),
+    ("kind", "settings", "shape", "autocast"),
     [
-        ({"padding": 9, "dilation": 9}, (2, 64, 12, 24), False),  # most of it lies beyond the border
-        ({}, (1, 64, 1, 1), False),
-        ({}, MAP, True),
+        (FrozenConv2d, {"padding": 9, "dilation": 9}, (2, 64, 12, 24), False),  # most lies beyond the border
+        (FrozenConv2d, {}, (1, 64, 1, 1), False),
+        (FrozenConv2d, {"channels": 16, "outputs": 16}, (8, 16, 24, 48), False),
+        (FrozenConv2d, {}, MAP, True),
+        (NativeConv2d, {}, MAP, True),
+        (NativeConv2d, {"channels": 16, "outputs": 16}, (8, 16, 24, 48), True),
+        (NativeConv2d, {"channels": 7}, (2, 7, 12, 24), False),
+        (NativeConv2d, {"outputs": 7}, MAP, False),
+        (NativeConv2d, {"outputs": 129, "padding": 9, "dilation": 9}, MAP, False),
+        (NativeConv2d, {"channels": 129, "padding": 9, "dilation": 9}, (2, 129, 12, 24), False),
     ],
 )
 def test_where_it_is_not_the_faster_one_torch_convolves(
-    frozen: bool, settings: dict[str, int], shape: tuple[int, ...], autocast: bool, taken: list[str]
+    kind: type[nn.Conv2d], settings: dict[str, int], shape: tuple[int, ...], autocast: bool, taken: list[str]
 ) -> None:
     ours = layer(**settings)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         wanted = ours(image(shape))
-        ours.__class__ = FrozenConv2d if frozen else WinogradConv2d
+        ours.__class__ = kind
         assert ours(image(shape)).equal(wanted)
     assert taken == []
 
@@ -114,15 +130,6 @@ def test_gradients_through_a_frozen_convolution_are_not_lost(taken: list[str]) -
     ours.weight.requires_grad_()
     ours(image()).sum().backward()
     assert ours.weight.grad is not None and taken == []
-
-
-def test_few_channels_stay_with_torch(taken: list[str]) -> None:
-    for kind in (FrozenConv2d, WinogradConv2d):
-        few = nn.Conv2d(16, 16, 3, padding=1)
-        few.__class__ = kind
-        with torch.no_grad():
-            few(image((8, 16, 24, 48)))
-    assert taken == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 
 from afdcd.native import kernels
 from afdcd.training.batch_norm import NativeBatchNorm2d, RectifiedReLU, RectifyingBatchNorm2d
-from afdcd.training.convolution import WinogradConv2d
+from afdcd.training.convolution import NativeConv2d
 from afdcd.training.dropout import NativeDropout
 from afdcd.training.native_modules import native_modules
 from afdcd.training.stopping import StopRequest
@@ -48,7 +48,7 @@ def test_convolutions_are_swapped_where_that_is_quicker(
     monkeypatch.setattr("afdcd.training.convolution.prefers_product", lambda: preferred)
     network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1))
     with native_modules(network):
-        assert [type(part) for part in network] == [WinogradConv2d if preferred else nn.Conv2d, nn.Conv2d]
+        assert [type(part) for part in network] == [NativeConv2d if preferred else nn.Conv2d, nn.Conv2d]
     assert [type(part) for part in network] == [nn.Conv2d, nn.Conv2d]
 
 
