@@ -42,6 +42,9 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
+# Two tests at a time share the cores: threads that wait must not spin. Coverage is of the tests' own processes.
+test test-slow: export OMP_WAIT_POLICY := passive
+
 test: clone $(READY) ## everything but soaks and long fuzzing, with coverage of the three packages
 	python -m pytest -n auto --dist loadgroup -m "not slow" --cov --cov-report=term --cov-fail-under=85
 
