@@ -58,7 +58,7 @@ class Panels(NamedTuple):
 
 
 def panels(right: Tensor) -> Panels:
-    """Columns (B, M, K) of many products, such as those of a weight that is trained no more."""
+    """Columns (B, M, K), float32 or float64, of many products: such as a weight's that is trained no more."""
     right = _plain(right)
     batch, columns, inner = right.shape
     step = step_of(right)
@@ -69,7 +69,7 @@ def panels(right: Tensor) -> Panels:
 
 
 def product_of_panels(left: Tensor, right: Panels) -> Tensor:
-    """(B, N, K) times columns (B, M, K) that are `panels` -> (B, N, M)."""
+    """(B, N, K), no matrix of which has gaps in memory, times columns (B, M, K) in `panels` -> (B, N, M)."""
     batch, rows, inner = left.shape
     found = left.new_empty(batch, rows, right.columns)
     sizes = batch, rows, right.columns, inner

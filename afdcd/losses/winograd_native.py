@@ -63,7 +63,7 @@ def work(features: Tensor, side: int, filter_rows: int = 0, dilation: int = 1) -
 
 def transformed(weight: Tensor, side: int, like: Tensor) -> Tensor:
     """A weight (O, C, 3, 3) -> its numbers of a tile (T, O, C) in the precision of `like`."""
-    taps = _rows(weight)
+    taps = by_pixels(weight)
     planes = _planes(like, side, len(weight), weight.shape[1])
     call(
         f"winograd{side}_filters",
@@ -77,7 +77,7 @@ def transformed(weight: Tensor, side: int, like: Tensor) -> Tensor:
 
 def taken(features: Tensor, side: int, dilation: int = 1) -> Tensor:
     """A map (B, C, H, W) -> its tiles' numbers (T, N, C)."""
-    rows = _rows(features)
+    rows = by_pixels(features)
     planes = _planes(rows, side, _tiles(features, side, dilation), rows.shape[3])
     call(f"winograd{side}_inputs", rows, rows, in_memory(planes), *rows.shape, dilation, planes.stride(0))
     return planes
@@ -110,7 +110,7 @@ class _Native(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         inputs, filters = ctx.saved_tensors
         (side, dilation), (batch, channels, height, width) = ctx.form, ctx.size
-        rows, outputs = _rows(upstream), filters.shape[1]
+        rows, outputs = by_pixels(upstream), filters.shape[1]
         slopes = _planes(rows, side, inputs.shape[1], outputs)
         call(f"winograd{side}_slopes", rows, rows, in_memory(slopes), *rows.shape, dilation, slopes.stride(0))
         to_features = rows.new_empty(batch, height, width, channels)
@@ -139,6 +139,6 @@ def _planes(like: Tensor, side: int, rows: int, columns: int) -> Tensor:
     return like.new_empty((side + 2) ** 2, size)[:, : rows * columns].view(-1, rows, columns)
 
 
-def _rows(map_or_weight: Tensor) -> Tensor:
+def by_pixels(map_or_weight: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, H, W, C) without gaps in memory."""
     return map_or_weight.permute(0, 2, 3, 1).contiguous()

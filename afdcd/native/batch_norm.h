@@ -7,7 +7,6 @@
  */
 
 #define PAIRS 2 /* of vectors, at once */
-#define INLINED __attribute__((always_inline)) /* once for each set of constants */
 #define BLOCK (PAIRS * 2 * LANES)
 
 typedef struct {
@@ -96,20 +95,20 @@ static inline OF(Pair) OF(gated)(OF(Pair) value, OF(Pair) sign)
 static inline REAL OF(gated_one)(REAL value, REAL sign) { return sign <= 0 ? 0 : value; }
 
 /* Slopes at `i`: of y where it was not rectified and is NULL, else those that its sign lets through. */
-static inline INLINED OF(Pair) OF(slopes_at)(const STORED *slopes, const STORED *y, long i)
+ALWAYS OF(Pair) OF(slopes_at)(const STORED *slopes, const STORED *y, long i)
 {
     OF(Pair) slope = OF(take)(slopes + i);
     return y ? OF(gated)(slope, OF(take)(y + i)) : slope;
 }
 
-static inline INLINED REAL OF(slope_at)(const STORED *slopes, const STORED *y, long i)
+ALWAYS REAL OF(slope_at)(const STORED *slopes, const STORED *y, long i)
 {
     REAL slope = OF(take_one)(slopes + i);
     return y ? OF(gated_one)(slope, OF(take_one)(y + i)) : slope;
 }
 
 /* Sums (period) of slopes, and of their products with x less `mean`. */
-static inline INLINED void OF(products)(
+ALWAYS void OF(products)(
     const STORED *x, const STORED *y, const STORED *slopes, long count, long period, const REAL *mean,
     REAL *sums, REAL *products)
 {
@@ -139,7 +138,7 @@ static inline INLINED void OF(products)(
 }
 
 /* (x - mean) * scale + shift (period), and `steep` times the slopes on top unless those are NULL. */
-static inline INLINED void OF(scaled)(
+ALWAYS void OF(scaled)(
     const STORED *x, const STORED *y, const STORED *slopes, STORED *to, long count, long period,
     const REAL *mean, const REAL *scale, const REAL *shift, const REAL *steep, int rectified)
 {
@@ -329,5 +328,4 @@ end:
 }
 
 #undef PAIRS
-#undef INLINED
 #undef BLOCK

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from afdcd.losses.winograd_native import by_pixels
 from afdcd.native.kernels import call
 
 
@@ -31,7 +32,7 @@ def direct_convolution(features: Tensor, weight: Tensor, dilation: int = 1) -> T
 class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        rows, taps = _rows(features), _rows(weight)
+        rows, taps = by_pixels(features), by_pixels(weight)
         ctx.save_for_backward(rows, taps)
         ctx.dilation = dilation
         found = rows.new_empty(*rows.shape[:3], len(taps))
@@ -42,15 +43,10 @@ class _Direct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor, None]:
         rows, taps = ctx.saved_tensors
-        slopes, to_taps, to_rows = _rows(upstream), torch.empty_like(taps), None
+        slopes, to_taps, to_rows = by_pixels(upstream), torch.empty_like(taps), None
         call("direct_to_weight", rows, rows, slopes, to_taps, *rows.shape, len(taps), ctx.dilation)
         if ctx.needs_input_grad[0]:
             to_rows = torch.empty_like(rows)
             call("direct", rows, slopes, taps, to_rows, *slopes.shape, rows.shape[3], ctx.dilation, 1)
             to_rows = to_rows.permute(0, 3, 1, 2)
         return to_rows, to_taps.permute(0, 3, 1, 2), None
-
-
-def _rows(map_or_weight: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, W, C) without gaps in memory."""
-    return map_or_weight.permute(0, 2, 3, 1).contiguous()
