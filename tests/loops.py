@@ -23,8 +23,8 @@ def stop_after(training: Training, iteration: int, request: StopRequest) -> None
     """Ask for a stop as soon as `iteration` iterations are done."""
     step = training._step
 
-    def counted(number: int, batch: Any) -> None:
-        step(number, batch)
+    def counted(number: int, *rest: Any) -> None:
+        step(number, *rest)
         request.asked = number + 1 == iteration
 
     training._step = counted  # type: ignore[method-assign]

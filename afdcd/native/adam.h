@@ -23,7 +23,7 @@ static void OF(adam_some)(
  */
 int OF(adam)(int64_t *table, long count, double rate, double first, double second, double eps, double decay)
 {
-#pragma omp parallel
+#pragma omp parallel num_threads(team())
     for (long t = 0; t < count; t++) {
         int64_t *row = table + 6 * t;
         double step = *(float *)row[4] + 1;

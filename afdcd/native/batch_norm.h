@@ -217,7 +217,7 @@ int OF(batch_norm)(
     REAL *shift = factor + period, *scale = shift + period;
     int failed = centre && means ? 0 : NO_MEMORY;
     if (failed) goto end;
-#pragma omp parallel reduction(| : failed) if (shape.chunks > 1)
+#pragma omp parallel num_threads(team()) reduction(| : failed) if (shape.chunks > 1)
     {
         REAL *own = malloc(2 * period * sizeof *own);
         if (!own) failed = NO_MEMORY;
@@ -281,7 +281,7 @@ int OF(batch_norm_back)(
     int failed = sum && sums ? 0 : NO_MEMORY;
     if (failed) goto end;
     OF(unfold)(&shape, mean, middle);
-#pragma omp parallel reduction(| : failed) if (shape.chunks > 1)
+#pragma omp parallel num_threads(team()) reduction(| : failed) if (shape.chunks > 1)
     {
         REAL *own = malloc(2 * period * sizeof *own);
         if (!own) failed = NO_MEMORY;

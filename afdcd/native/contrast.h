@@ -111,7 +111,7 @@ int OF(contrast)(
 {
     long fours = (count + 3) / 4;
     int failed = 0;
-#pragma omp parallel reduction(| : failed)
+#pragma omp parallel num_threads(team()) reduction(| : failed)
     {
         /* One place more than rows: the own row comes last, and what is not taken is written all the same. */
         OF(Pulls) pulls = {0, malloc((padded + 1) * sizeof(long)), malloc((padded + 1) * sizeof(REAL))};

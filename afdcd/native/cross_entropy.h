@@ -143,7 +143,7 @@ int OF(cross_entropy)(
     long bands = cell_lines / 4 > 1 ? cell_lines / 4 : 1;
     if (bands > pixel_lines) bands = pixel_lines;
     int failed = 0;
-#pragma omp parallel reduction(| : failed)
+#pragma omp parallel num_threads(team()) reduction(| : failed)
     {
         REAL *space = malloc((4 * padded + LANES) * classes * sizeof *space);
         if (!space) failed = NO_MEMORY;

@@ -98,7 +98,7 @@ int OF(direct)(
     REAL *zeros = panels + inner * broad;
     memset(zeros, 0, channels * sizeof *zeros);
     OF(panels)(weight, panels, channels, outputs, back);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long part = 0; part < batch * height; part++) {
         const REAL *image = map + part / height * height * width * channels;
         REAL *line = found + part * width * outputs;
@@ -193,7 +193,7 @@ int OF(direct_to_weight)(
     long near = NEAR / width + 1, broad = OF(multiple)(outputs, LANES), size = 9 * channels * broad;
     REAL *parts = calloc(batch * each * size, sizeof *parts);
     if (!parts) return NO_MEMORY;
-#pragma omp parallel
+#pragma omp parallel num_threads(team())
     {
 #pragma omp for schedule(static)
         for (long part = 0; part < batch * each; part++) {

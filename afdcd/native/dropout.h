@@ -15,7 +15,7 @@ static inline uint32_t scattered(uint32_t x)
 int OF(dropout)(const STORED *values, STORED *to, long count, long seed, long fallen, double scale)
 {
     const uint32_t low = seed, high = (uint64_t)seed >> 32, limit = fallen;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long block = 0; block < (count + LANES - 1) / LANES; block++) {
         long at = block * LANES, lanes = count - at < LANES ? count - at : LANES;
         REAL factor[LANES];

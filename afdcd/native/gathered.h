@@ -15,7 +15,7 @@ int OF(gathered_sums)(
     int64_t *rows = calloc(cells, sizeof *rows); /* from 1 on */
     if (!rows) return NO_MEMORY;
     for (long row = 0; row < count; row++) rows[places[row]] = row + 1;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long cell = 0; cell < cells; cell++) {
         long x = cell % width, y = cell / width % height, taps[9];
         const STORED *from[9];
@@ -46,7 +46,7 @@ int OF(gathered_sums)(
 int OF(gathered_slopes)(
     const STORED *map, const int64_t *places, STORED *parts, long count, long height, long width, long channels)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long row = 0; row < count; row++) {
         long cell = places[row], x = cell % width, y = cell / width % height;
         for (long tap = 0; tap < 9; tap++) {

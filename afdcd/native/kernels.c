@@ -37,6 +37,26 @@
 /* Once for each set of constants. */
 #define ALWAYS static inline __attribute__((always_inline))
 
+/* While a thread of the process is idle, kernels that others call take the threads of both. */
+static int idle, whole;
+
+int team(void)
+{
+    int own = omp_get_max_threads(), all = __atomic_load_n(&whole, __ATOMIC_RELAXED);
+    return __atomic_load_n(&idle, __ATOMIC_RELAXED) > 0 && all > own ? all : own;
+}
+
+void rest(int threads)
+{
+    __atomic_store_n(&whole, threads, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&idle, 1, __ATOMIC_RELAXED);
+}
+
+void rise(void)
+{
+    __atomic_sub_fetch(&idle, 1, __ATOMIC_RELAXED);
+}
+
 /* Whether `product` beats torch's, which is MKL's and oneDNN's: it does on an AMD processor with AVX2. With
  * AVX-512, and on other makers' processors, the two were not compared.
  */

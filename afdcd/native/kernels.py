@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +74,21 @@ def prefers_product() -> bool:
     """Whether the kernel `product` is faster than torch's products on this processor."""
     functions = loaded().functions
     return functions is not None and bool(functions.prefers_product())
+
+
+@contextmanager
+def idle(threads: int) -> Iterator[None]:
+    """While this thread waits, kernels that others call run on as many as `threads`.
+
+    How many they run on changes no result.
+    """
+    functions = loaded().functions
+    assert functions is not None
+    functions.rest(threads)
+    try:
+        yield
+    finally:
+        functions.rise()
 
 
 def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> None:

@@ -109,7 +109,7 @@ int OF(product_panels)(
 {
     OF(Operand) operand = {right, right_apart, right_row, right_inner};
     long broad = OF(multiple)(columns, BROAD);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long one = 0; one < batch; one++)
         for (long k = 0; k < inner; k += DEEP)
             OF(packed)(
@@ -125,10 +125,10 @@ int OF(product)(
     OF(Operand) a = {left, left_apart, left_row, left_inner}, b = {right, right_apart, right_row, right_inner};
     if (!inner) memset(found, 0, batch * rows * columns * sizeof *found);
     /* Some four shares a thread, of rows that need not be packed once more. */
-    long across = (columns + FAR - 1) / FAR, wanted = 4 * omp_get_max_threads();
+    long across = (columns + FAR - 1) / FAR, wanted = 4 * team();
     long high = OF(multiple)(rows * batch * across / wanted + 1, LOW), down = (rows + high - 1) / high;
     int failed = 0;
-#pragma omp parallel reduction(| : failed)
+#pragma omp parallel num_threads(team()) reduction(| : failed)
     {
         REAL *packed = aligned_alloc(64, (LOW + FAR) * DEEP * sizeof *packed);
         failed = !packed;

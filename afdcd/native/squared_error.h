@@ -5,7 +5,7 @@
 /* Sums of squares, one for each `chunk` numbers. */
 int OF(squared_error)(const STORED *first, const STORED *second, REAL *sums, long count, long chunk)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long from = 0; from < count; from += chunk) {
         long end = from + chunk < count ? from + chunk : count;
         OF(vec) sum[SUMS] = {{0}};
@@ -28,7 +28,7 @@ int OF(squared_error)(const STORED *first, const STORED *second, REAL *sums, lon
 int OF(squared_error_slopes)(const STORED *first, const STORED *second, STORED *slopes, long count, double factor)
 {
     OF(vec) twice = OF(all)(2 * factor);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long at = 0; at < count; at += LANES) {
         long lanes = OF(lanes)(at, count);
         PUT(slopes + at, (TAKE(first + at, lanes) - TAKE(second + at, lanes)) * twice, lanes);

@@ -53,7 +53,7 @@ int SIDED(inputs)(
     const STORED *map, STORED *planes, long batch, long height, long width, long channels, long step, long apart)
 {
     SIDED(Grid) grid = SIDED(grid)(batch, height, width, channels, step);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
         const STORED *cells[TILE][TILE];
@@ -87,7 +87,7 @@ int SIDED(outputs)(
     long step, long apart)
 {
     SIDED(Grid) grid = SIDED(grid)(batch, height, width, channels, step);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
         STORED *cells[SIDE][SIDE];
@@ -118,7 +118,7 @@ int SIDED(slopes)(
     const STORED *map, STORED *planes, long batch, long height, long width, long channels, long step, long apart)
 {
     SIDED(Grid) grid = SIDED(grid)(batch, height, width, channels, step);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
         STORED *cells[SIDE][SIDE];
@@ -152,7 +152,7 @@ int SIDED(to_inputs)(
     const STORED *planes, STORED *map, long batch, long height, long width, long channels, long step, long apart)
 {
     SIDED(Grid) grid = SIDED(grid)(batch, height, width, channels, step);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long tile = 0; tile < grid.tiles; tile++) {
         SIDED(Place) place = SIDED(place)(&grid, tile);
         STORED *cells[SIDE][SIDE];
@@ -187,7 +187,7 @@ int SIDED(to_inputs)(
 /* Filters to the numbers that they multiply with, G g G', in planes (outputs, channels). */
 int SIDED(filters)(const REAL *weight, STORED *planes, long outputs, long channels, long apart)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long output = 0; output < outputs; output++)
         for (long c = 0; c < channels; c += LANES) {
             long lanes = OF(lanes)(c, channels);
@@ -212,7 +212,7 @@ int SIDED(filters)(const REAL *weight, STORED *planes, long outputs, long channe
 /* The transpose of `filters`. */
 int SIDED(to_weight)(const STORED *planes, REAL *weight, long outputs, long channels, long apart)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for num_threads(team()) schedule(static)
     for (long output = 0; output < outputs; output++)
         for (long c = 0; c < channels; c += LANES) {
             long lanes = OF(lanes)(c, channels);

@@ -10,7 +10,7 @@ from afdcd.losses.objective import Objective, furthest
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.precision import Precision
 from afdcd.training.task import Share, Supervision, Terms, weighted, with_loss
-from afdcd.training.teacher import Awaited, FrozenTeacher
+from afdcd.training.teacher import Awaited, FrozenTeacher, Start
 
 
 class DistillationLearner(nn.Module):
@@ -73,9 +73,13 @@ class DistillationTask:
         """Sum of the class weights of all labelled pixels of (B, H, W)."""
         return self.supervision.mass(labels)
 
-    def losses(self, learner: nn.Module, batch: Batch, share: Share) -> Terms:
+    def start(self) -> Start | None:
+        """The teacher's, where its pass gains by running beside a step."""
+        return self._frozen.start if self._frozen.gains_beside() else None
+
+    def losses(self, learner: nn.Module, batch: Batch, share: Share, teacher: Awaited | None = None) -> Terms:
         """Terms `ce`, `auxiliary` and those of the methods, of one part of a batch."""
-        awaited = self._frozen.start(batch.images)
+        awaited = teacher or self._frozen.start(batch.images)
         with self.precision.context():
             terms: Terms = learner(batch.images, Target(batch.labels.long(), batch.keys), awaited, share)
         return terms

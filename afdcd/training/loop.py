@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from afdcd.data.loader import Batch
 from afdcd.errors import UserError
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.average import WeightAverage
+from afdcd.training.beside import beside
 from afdcd.training.checkpoint import (
     Checkpoint,
     Kept,
@@ -38,6 +39,7 @@ from afdcd.training.randomness import reseed
 from afdcd.training.rehearsal import memory_errors, rehearse, share_of
 from afdcd.training.stopping import StopRequest, StopVote
 from afdcd.training.task import Share, Task, Terms
+from afdcd.training.teacher import Awaited
 from afdcd.training.watch import TermWatch, require_finite
 
 logger = logging.getLogger(__name__)
@@ -129,6 +131,7 @@ class Training:
         self._saved: int | None = None
         self._done = 0
         self._restore()
+        self._threads = torch.get_num_threads()
         self._learner = world.wrap(task.learner)
         self._timed, self._since = self._done, time.monotonic()
 
@@ -142,9 +145,9 @@ class Training:
         last = self.plan.schedule.iterations
         self._request = request
         self.task.learner.train()
-        with self._native():
-            for batch in self._batches(self._done, last):
-                self._step(self._done, batch)
+        with self._native(), closing(self._begun(self._batches(self._done, last))) as begun:
+            for batch, teacher in begun:
+                self._step(self._done, batch, teacher)
                 self._done += 1
                 stop = request.asked if self.world.size == 1 else self._vote.passed()
                 if stop or self._reading_due():
@@ -154,13 +157,22 @@ class Training:
         self._require_equal_weights()
         return Outcome(self._best.iteration, self._best.val_miou, self._seconds, self._rows)
 
-    def _step(self, iteration: int, batch: Batch) -> None:
+    def _begun(self, batches: Iterator[Batch]) -> Generator[tuple[Batch, Awaited | None], None, None]:
+        """Batches on the device, each with its teacher's pass where that is begun beside the step before.
+
+        It is not in a training by micro-batches: memory is short there, and the pass is over a whole batch.
+        """
+        start, moved = self.task.start(), map(self._moved, batches)
+        if start is None or self._part < self._images or self._threads < 2:
+            return ((batch, None) for batch in moved)
+        return beside(moved, lambda batch: (batch, start(batch.images)), self._threads)
+
+    def _step(self, iteration: int, batch: Batch, teacher: Awaited | None = None) -> None:
         """One update; parts of the batch and processes add up to the loss of the global batch."""
         optimiser = self.plan.schedule.optimiser
         set_lr(self._optimiser, poly_lr(optimiser, iteration, self.plan.schedule.iterations))
         reseed(self.plan.seed, iteration, self.world.rank)
         self._optimiser.zero_grad()
-        batch = self._moved(batch)
         own = self.task.mass(batch.labels)
         mass = self._shared(own) / self.world.size
         mass = mass.clamp_min(torch.finfo(mass.dtype).tiny)
@@ -171,7 +183,7 @@ class Training:
                 its_own = own if self._part == self._images else self.task.mass(part.labels)
                 share = Share(self._part / self._images, its_own / mass)
                 with self._quiet(self._images - first > self._part):
-                    found = self.task.losses(self._learner, part, share)
+                    found = self.task.losses(self._learner, part, share, teacher)
                     found["loss"].backward()  # type: ignore[no-untyped-call]
                 terms = {name: terms.get(name, 0.0) + value.detach() for name, value in found.items()}
         clip_adapters(self._adapters, optimiser.clip_adapters)
@@ -249,8 +261,11 @@ class Training:
         """Score on val; the best weights so far are kept in memory."""
         began = time.monotonic()
         network = self._spread()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
         with uncompiled() if self.plan.practice.compile else nullcontext():
             miou = self._validate(network)
+        torch.set_num_threads(threads)
         if self._best is None or miou > self._best.val_miou:
             state = network.state_dict()
             weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
@@ -288,7 +303,7 @@ class Training:
             "seconds": self._seconds,
             "rows": self._rows,
             "best": best,
-            "threads": torch.get_num_threads(),
+            "threads": self._threads,
             "processes": self.world.size,
         }
         self._folder.save(Checkpoint(tensors, facts))

@@ -15,6 +15,7 @@ from afdcd.losses.method import ParamGroup
 from afdcd.models.output import SegOutput
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.precision import Precision
+from afdcd.training.teacher import Awaited, Start
 
 Terms = dict[str, Tensor]
 """`loss`, then every term raw under its name and weighted under `weighted/name`; scalars."""
@@ -50,8 +51,15 @@ class Task(Protocol):
         """The sum that divides the supervised loss of `labels` (B, H, W); a scalar."""
         ...
 
-    def losses(self, learner: nn.Module, batch: Batch, share: Share) -> Terms:
-        """Losses of one part of a batch, each already times its share; `learner` may be wrapped for DDP."""
+    def start(self) -> Start | None:
+        """What begins the teacher's pass over images, if it gains by running beside the step before."""
+        ...
+
+    def losses(self, learner: nn.Module, batch: Batch, share: Share, teacher: Awaited | None = None) -> Terms:
+        """Losses of one part of a batch, each already times its share.
+
+        `learner` may be wrapped for DDP; `teacher` is the teacher's pass over the part where it was begun.
+        """
         ...
 
 
@@ -137,7 +145,11 @@ class SupervisedTask:
         """Sum of the class weights of all labelled pixels of (B, H, W)."""
         return self.supervision.mass(labels)
 
-    def losses(self, learner: nn.Module, batch: Batch, share: Share) -> Terms:
+    def start(self) -> None:
+        """There is no teacher."""
+        return
+
+    def losses(self, learner: nn.Module, batch: Batch, share: Share, teacher: Awaited | None = None) -> Terms:
         """Terms `ce` and `auxiliary` of one part of a batch."""
         with self.precision.context():
             terms: Terms = learner(batch.images, batch.labels, share)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from afdcd.native import kernels as module
-from afdcd.native.kernels import call, has_kernels, loaded
+from afdcd.native.kernels import call, has_kernels, idle, loaded
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler is installed")
 
@@ -110,6 +110,23 @@ def test_processes_that_build_at_once_do_not_meet(anew: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
     assert [process.wait() for process in running] == [0, 0]
     assert [path.suffix for path in anew.iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_kernels_take_the_threads_of_those_that_are_idle() -> None:
+    functions = loaded().functions
+    assert functions is not None
+    own = functions.team()
+    with idle(own + 3):
+        assert functions.team() == own + 3
+        with idle(own + 3):
+            assert functions.team() == own + 3
+        assert functions.team() == own + 3
+    with idle(own - 1):
+        assert functions.team() == own
+    with pytest.raises(KeyError), idle(own + 3):
+        raise KeyError
+    assert functions.team() == own
 
 
 class Kernel:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from threading import current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -12,9 +13,13 @@ from torch import Tensor
 
 from afdcd.errors import UserError
 from afdcd.models.segmenter import Segmenter
+from afdcd.native.kernels import has_kernels
 from afdcd.training.loop import Training
 from afdcd.training.stopping import StopRequest
 from afdcd.training.task import Task, Terms
+from afdcd.training.teacher import FrozenTeacher
+
+needs_kernels = pytest.mark.skipif(not has_kernels(), reason="no C compiler is installed")
 
 
 def poison(training: Training, name: str, iteration: int) -> None:
@@ -90,6 +95,71 @@ def test_resumes_bit_for_bit(workshop: Any, optimiser: str, workers: int) -> Non
         assert all(ours[name] == theirs[name] for name in ours if name not in changing)
 
 
+@pytest.fixture
+def teacher_beside(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As on a processor where the teacher's pass runs beside a step; how many threads it was given."""
+    threads: list[int] = []
+    start = FrozenTeacher.start
+
+    def counted(teacher: FrozenTeacher, images: Tensor) -> Any:
+        if current_thread() is not main_thread():
+            threads.append(torch.get_num_threads())
+        return start(teacher, images)
+
+    monkeypatch.setattr(FrozenTeacher, "gains_beside", lambda teacher: True)
+    monkeypatch.setattr(FrozenTeacher, "start", counted)
+    return threads
+
+
+@needs_kernels
+@pytest.mark.usefixtures("seeded")
+def test_a_teacher_beside_the_step_gives_the_weights_of_half_the_threads(
+    workshop: Any, teacher_beside: list[int]
+) -> None:
+    found, scored_with = [], []
+    workshop.validate = lambda network: float(scored_with.append(torch.get_num_threads()) or 0.5)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        workshop.folder = workshop.folder / "next"
+        task = workshop.distillation()
+        workshop.training(task).run(StopRequest())
+        found.append(weights(task))
+        assert torch.get_num_threads() == threads
+    assert same(*found)
+    assert teacher_beside == [1] * 7, "all but the first of eight iterations, by the second training alone"
+    assert scored_with == [1, 1, 2, 2]
+
+
+@needs_kernels
+@pytest.mark.usefixtures("seeded")
+def test_a_teacher_beside_the_step_is_resumed_bit_for_bit(workshop: Any, teacher_beside: list[int]) -> None:
+    torch.set_num_threads(2)
+    unbroken = workshop.distillation()
+    workshop.training(unbroken).run(StopRequest())
+    workshop.folder = workshop.folder / "broken"
+    request = StopRequest()
+    first = workshop.training(workshop.distillation())
+    stop_after(first, 5, request)
+    with pytest.raises(UserError, match="iteration 5 of 8; the state is saved"):
+        first.run(request)
+    checkpoint = workshop.run_folder.load()
+    assert checkpoint is not None and checkpoint.facts["threads"] == 2
+    resumed = workshop.distillation()
+    workshop.training(resumed).run(StopRequest())
+    assert same(weights(resumed), weights(unbroken)) and teacher_beside
+
+
+@needs_kernels
+@pytest.mark.usefixtures("seeded")
+def test_micro_batches_have_their_teacher_s_pass_one_by_one(
+    workshop: Any, request_stop: StopRequest, teacher_beside: list[int]
+) -> None:
+    torch.set_num_threads(2)
+    workshop.practice = tiny.practice(micro_batch=2)
+    workshop.training(workshop.distillation()).run(request_stop)
+    assert teacher_beside == []
+
+
 def test_a_finished_run_trains_nothing_more(workshop: Any) -> None:
     task = workshop.supervised()
     expected = workshop.training(task).run(StopRequest())
@@ -142,8 +212,8 @@ def test_bad_weights_after_a_finite_loss_are_never_saved(workshop: Any, request_
     training = workshop.training(workshop.supervised())
     step = training._step
 
-    def overflow(iteration: int, batch: Any) -> None:
-        step(iteration, batch)
+    def overflow(iteration: int, *rest: Any) -> None:
+        step(iteration, *rest)
         if iteration == 2:
             training.task.student.classifier.weight.data[0, 0] = float("inf")
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from loops import stop_after
 
 from afdcd.errors import UserError
 from afdcd.training.stopping import StopRequest
@@ -35,13 +36,7 @@ def test_a_run_with_an_opponent_resumes_bit_for_bit(workshop: Any, optimiser: st
     workshop.folder = workshop.folder / "again"
     request = StopRequest()
     broken = workshop.training(workshop.distillation("adversarial"))
-    step = broken._step
-
-    def counted(number: int, batch: Any) -> None:
-        step(number, batch)
-        request.asked = number == 4
-
-    broken._step = counted
+    stop_after(broken, 5, request)
     with pytest.raises(UserError, match="stopped as asked after iteration 5"):
         broken.run(request)
     resumed = workshop.distillation("adversarial")

@@ -8,6 +8,7 @@ import tiny
 import torch
 from torch import nn
 
+from afdcd.models.output import SegOutput
 from afdcd.models.segmenter import build_segmenter
 from afdcd.training import teacher as module
 from afdcd.training.distillation import DistillationTask
@@ -70,6 +71,60 @@ def test_a_compiled_teacher_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(network, "_compiled_call_impl", lambda given, stop: network.forward(given, stop=stop))
     FrozenTeacher(network, "logits", Precision("cpu", bf16=False)).start(images())
     assert sum(isinstance(part, nn.BatchNorm2d) for part in network.modules()) > 5
+
+
+def test_a_short_pass_runs_beside_where_kernels_do_the_work(
+    monkeypatch: pytest.MonkeyPatch, workshop: Any
+) -> None:
+    monkeypatch.setattr(module, "prefers_product", lambda: True)
+    task: DistillationTask = workshop.distillation()
+    assert task.start() is None, "how long a pass takes is not known yet"
+    task.losses(task.learner, next(workshop.batches(0, 1)), WHOLE)
+    assert task.start() == task._frozen.start
+    monkeypatch.setattr(module, "SHORT", task._frozen._work - 1)
+    assert task.start() is None
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "prefers_product", lambda: False)
+    assert task.start() is None
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_other_pass_runs_beside(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "prefers_product", lambda: True)
+    network = build_segmenter(tiny.model(), 3).eval()
+    if compiled:
+        monkeypatch.setattr(network, "_compiled_call_impl", lambda *given, **named: network.forward(*given))
+    teacher = FrozenTeacher(network, "logits", Precision("cpu", bf16=not compiled))
+    teacher.start(images())
+    assert not teacher.gains_beside()
+
+
+def test_the_work_of_a_pass_is_that_of_its_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Little(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.unused = nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.Conv2d(3, 4, 3)
+            self.second = nn.Conv2d(4, 8, 1, groups=2)
+
+        def forward(self, image: torch.Tensor, stop: str) -> SegOutput:
+            return SegOutput(self.second(self.first(image.float())), (), None, None)
+
+    teacher = FrozenTeacher(Little(), "logits", Precision("cpu", bf16=False))
+    for _ in range(2):
+        teacher.start(torch.zeros(2, 3, 8, 16, dtype=torch.uint8))
+    assert teacher._work == 2 * (4 * 8) * (4 * 27 + 8 * 2)
+
+
+def test_a_teacher_that_was_begun_is_not_begun_again(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task: DistillationTask = workshop.distillation()
+    batch = next(workshop.batches(0, 1))
+    torch.manual_seed(0)
+    expected = task.losses(task.learner, batch, WHOLE)
+    begun = task._frozen.start(batch.images)
+    monkeypatch.setattr(task._frozen, "start", None)
+    torch.manual_seed(0)
+    found = task.losses(task.learner, batch, WHOLE, begun)
+    assert all(found[name].equal(value) for name, value in expected.items())
 
 
 def test_the_learner_asks_for_the_teacher_after_the_student(workshop: Any) -> None:
