@@ -78,7 +78,9 @@ def assert_engines_agree(bare: Segmenter, backends: tuple[str, ...]) -> Exported
 NARROW = {"backbone_options": {"channels": [8, 16, 32, 64], "stem_width": 8}}
 
 
-@pytest.mark.parametrize("head", ["deeplabv3", "psp", "fcn"])
+@pytest.mark.parametrize(
+    "head", [*(pytest.param(head, marks=pytest.mark.slow) for head in ("deeplabv3", "psp")), "fcn"]
+)
 def test_whole_networks_in_winograds_form(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "WORTH", 0.0)
     made = exported_of(network("resnet18", head, 8, 24, **NARROW))

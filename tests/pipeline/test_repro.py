@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,10 @@ def test_the_summary_names_the_report_and_the_models(chain: Clone) -> None:
 
 
 def test_a_comment_runs_nothing(chain: Clone) -> None:
-    for name in ("afdcd/losses/afdcd.py", "afdcd/config.py", "deploy/bundle.py", "pipeline/report.py"):
-        with code_of(chain, name, "# only a remark"):
-            assert would_run(chain) == set(), name
+    with ExitStack() as edits:
+        for name in ("afdcd/losses/afdcd.py", "afdcd/config.py", "deploy/bundle.py", "pipeline/report.py"):
+            edits.enter_context(code_of(chain, name, "# only a remark"))
+        assert would_run(chain) == set()
 
 
 def test_code_of_the_contrast_leaves_the_kd_branch_alone(chain: Clone) -> None:
@@ -132,9 +133,8 @@ def test_a_weight_of_the_contrast_leaves_the_kd_branch_alone(chain: Clone) -> No
         assert not [stage for stage in first if "kd" in stage.split("@")[-1].split("-") or "teacher" in stage]
 
 
-@pytest.mark.parametrize("key", ["runtime.workers", "runtime.threads"])
-def test_what_only_changes_speed_runs_nothing(chain: Clone, key: str) -> None:
-    with params_of(chain, {key: 2}):
+def test_what_only_changes_speed_runs_nothing(chain: Clone) -> None:
+    with params_of(chain, {"runtime.workers": 2, "runtime.threads": 2}):
         assert would_run(chain) == set()
 
 
