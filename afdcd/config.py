@@ -181,8 +181,8 @@ class RuntimeConfig(Config):
     `processes` are those of each of the `nodes` (machines), which meet at `rendezvous`, "host:port" of one
     of them. After a process was killed all start again from the last checkpoint, `restarts` times at most.
 
-    `workers` changes nothing. `threads` changes the order of sums, so their rounding; half of them run a
-    short teacher's pass beside a step where that is quicker. Several `processes`
+    `workers` changes nothing. `threads` changes the order of sums, so their rounding; of two, one runs a
+    short teacher's pass and the other the step beside it, where that is quicker. Several `processes`
     train on the same global batch, but each has its own dropout and, without `sync_bn`, batch statistics of
     its own share; terms that divide by a sum over the batch are divided on each share. `device` changes the
     arithmetic. A checkpoint keeps the number of threads that it was begun with.

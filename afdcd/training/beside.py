@@ -38,6 +38,7 @@ def beside(items: Iterator[Item], make: Callable[[Item], Made], threads: int) ->
         return [make(item) for item in islice(items, 1)]
 
     def work() -> None:
+        torch.get_num_threads()  # the first question sets a thread's number to what the caller has just then
         torch.set_num_threads(threads // 2)
         while True:
             with idle(threads):
@@ -50,10 +51,10 @@ def beside(items: Iterator[Item], make: Callable[[Item], Made], threads: int) ->
                 order.set_exception(error)
 
     worker = Thread(target=work, name="beside the step", daemon=True)
-    torch.set_num_threads(threads // 2)
-    worker.start()
     try:
+        torch.set_num_threads(threads // 2)
         made = one()
+        worker.start()
         while made:
             order: Future[list[Made]] = Future()
             orders.put(order)
@@ -62,5 +63,6 @@ def beside(items: Iterator[Item], make: Callable[[Item], Made], threads: int) ->
                 made = order.result()
     finally:
         orders.put(None)
-        worker.join()
+        if worker.ident is not None:
+            worker.join()
         torch.set_num_threads(threads)

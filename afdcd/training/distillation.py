@@ -74,8 +74,11 @@ class DistillationTask:
         return self.supervision.mass(labels)
 
     def start(self) -> Start | None:
-        """The teacher's, where its pass gains by running beside a step."""
-        return self._frozen.start if self._frozen.gains_beside() else None
+        """The teacher's, where its pass gains by running beside a step in float32.
+
+        Not beside one under autocast, whose cache of weights is that of all threads.
+        """
+        return self._frozen.start if self._frozen.gains_beside() and not self.precision.bf16 else None
 
     def losses(self, learner: nn.Module, batch: Batch, share: Share, teacher: Awaited | None = None) -> Terms:
         """Terms `ce`, `auxiliary` and those of the methods, of one part of a batch."""

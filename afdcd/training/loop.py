@@ -161,11 +161,21 @@ class Training:
         """Batches on the device, each with its teacher's pass where that is begun beside the step before.
 
         It is not in a training by micro-batches: memory is short there, and the pass is over a whole batch.
+        Nor with more than two threads, of which GNU's OpenMP ends some at each kernel that takes fewer than
+        the one before, and starts them anew.
         """
         start, moved = self.task.start(), map(self._moved, batches)
-        if start is None or self._part < self._images or self._threads < 2:
+        if start is None or self._part < self._images or self._threads != 2:
             return ((batch, None) for batch in moved)
-        return beside(moved, lambda batch: (batch, start(batch.images)), self._threads)
+
+        def begin(batch: Batch) -> tuple[Batch, Awaited]:
+            with self._memory_errors():
+                return batch, start(batch.images)
+
+        return beside(moved, begin, self._threads)
+
+    def _memory_errors(self) -> AbstractContextManager[None]:
+        return memory_errors(self._part, self.plan.practice.augment.crop)
 
     def _step(self, iteration: int, batch: Batch, teacher: Awaited | None = None) -> None:
         """One update; parts of the batch and processes add up to the loss of the global batch."""
@@ -177,7 +187,7 @@ class Training:
         mass = self._shared(own) / self.world.size
         mass = mass.clamp_min(torch.finfo(mass.dtype).tiny)
         terms: Terms = {}
-        with memory_errors(self._part, self.plan.practice.augment.crop):
+        with self._memory_errors():
             for first in range(0, self._images, self._part):
                 part = Batch(*(tensor[first : first + self._part] for tensor in batch))
                 its_own = own if self._part == self._images else self.task.mass(part.labels)
@@ -263,9 +273,11 @@ class Training:
         network = self._spread()
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
-        with uncompiled() if self.plan.practice.compile else nullcontext():
-            miou = self._validate(network)
-        torch.set_num_threads(threads)
+        try:
+            with uncompiled() if self.plan.practice.compile else nullcontext():
+                miou = self._validate(network)
+        finally:
+            torch.set_num_threads(threads)
         if self._best is None or miou > self._best.val_miou:
             state = network.state_dict()
             weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

@@ -91,6 +91,38 @@ def test_both_threads_have_half(helped: list[Any]) -> None:
     assert [(next(made), torch.get_num_threads()) for _ in range(3)] == [(THREADS // 2,) * 2] * 3
 
 
+def test_the_other_thread_keeps_its_half_while_the_caller_has_all(helped: list[Any]) -> None:
+    may_count = Event()
+
+    def count(number: int) -> int:
+        assert number == 0 or may_count.wait(SOON)
+        torch.ones(10**6).sum()  # torch's own first parallel work in a thread asks how many there are
+        return torch.get_num_threads()
+
+    made = beside(iter(range(2)), count, THREADS)
+    helped.append(made)
+    next(made)
+    torch.set_num_threads(THREADS)
+    may_count.set()
+    assert next(made) == THREADS // 2
+
+
+def test_a_closed_iterator_leaves_no_thread(helped: list[Any]) -> None:
+    begun = Event()
+
+    def slow(number: int) -> int:
+        if number:
+            begun.set()
+            time.sleep(0.2)
+        return number
+
+    made = beside(iter(range(3)), slow, THREADS)
+    next(made)
+    assert begun.wait(SOON)
+    made.close()
+    helped.append(made)  # whose fixture looks for the thread
+
+
 def test_kernels_take_the_threads_of_who_waits(helped: list[Any]) -> None:
     begun, looked = Event(), Event()
     found = {}

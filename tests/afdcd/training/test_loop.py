@@ -116,15 +116,18 @@ def teacher_beside(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_teacher_beside_the_step_gives_the_weights_of_half_the_threads(
     workshop: Any, teacher_beside: list[int]
 ) -> None:
-    found, scored_with = [], []
+    found, scored_with, stepped_with = [], [], []
     workshop.validate = lambda network: float(scored_with.append(torch.get_num_threads()) or 0.5)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         workshop.folder = workshop.folder / "next"
         task = workshop.distillation()
-        workshop.training(task).run(StopRequest())
+        task.student.register_forward_hook(lambda *_: stepped_with.append(torch.get_num_threads()))
+        training = workshop.training(task)
+        stepped_with.clear()
+        training.run(StopRequest())
         found.append(weights(task))
-        assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == threads and stepped_with == [1] * 8
     assert same(*found)
     assert teacher_beside == [1] * 7, "all but the first of eight iterations, by the second training alone"
     assert scored_with == [1, 1, 2, 2]
@@ -132,7 +135,10 @@ def test_a_teacher_beside_the_step_gives_the_weights_of_half_the_threads(
 
 @needs_kernels
 @pytest.mark.usefixtures("seeded")
-def test_a_teacher_beside_the_step_is_resumed_bit_for_bit(workshop: Any, teacher_beside: list[int]) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_teacher_beside_the_step_is_resumed_bit_for_bit(
+    workshop: Any, teacher_beside: list[int], workers: int
+) -> None:
     torch.set_num_threads(2)
     unbroken = workshop.distillation()
     workshop.training(unbroken).run(StopRequest())
@@ -144,9 +150,26 @@ def test_a_teacher_beside_the_step_is_resumed_bit_for_bit(workshop: Any, teacher
         first.run(request)
     checkpoint = workshop.run_folder.load()
     assert checkpoint is not None and checkpoint.facts["threads"] == 2
+    workshop.workers = workers
     resumed = workshop.distillation()
     workshop.training(resumed).run(StopRequest())
     assert same(weights(resumed), weights(unbroken)) and teacher_beside
+
+
+@needs_kernels
+@pytest.mark.usefixtures("seeded")
+def test_a_teacher_beside_the_step_that_gets_no_memory_is_told(
+    workshop: Any, request_stop: StopRequest, teacher_beside: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(teacher: FrozenTeacher, images: Tensor) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    torch.set_num_threads(2)
+    training = workshop.training(workshop.distillation())
+    monkeypatch.setattr(FrozenTeacher, "start", refused)
+    with pytest.raises(UserError, match=r"out of memory with 4 image.* set train.practice.micro_batch: 2"):
+        training.run(request_stop)
+    assert torch.get_num_threads() == 2
 
 
 @needs_kernels
@@ -156,6 +179,16 @@ def test_micro_batches_have_their_teacher_s_pass_one_by_one(
 ) -> None:
     torch.set_num_threads(2)
     workshop.practice = tiny.practice(micro_batch=2)
+    workshop.training(workshop.distillation()).run(request_stop)
+    assert teacher_beside == []
+
+
+@needs_kernels
+@pytest.mark.usefixtures("seeded")
+def test_more_than_two_threads_stay_together(
+    workshop: Any, request_stop: StopRequest, teacher_beside: list[int]
+) -> None:
+    torch.set_num_threads(4)
     workshop.training(workshop.distillation()).run(request_stop)
     assert teacher_beside == []
 

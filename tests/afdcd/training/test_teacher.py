@@ -81,6 +81,9 @@ def test_a_short_pass_runs_beside_where_kernels_do_the_work(
     assert task.start() is None, "how long a pass takes is not known yet"
     task.losses(task.learner, next(workshop.batches(0, 1)), WHOLE)
     assert task.start() == task._frozen.start
+    task.precision = Precision("cpu", bf16=True)
+    assert task.start() is None
+    task.precision = Precision("cpu", bf16=False)
     monkeypatch.setattr(module, "SHORT", task._frozen._work - 1)
     assert task.start() is None
     monkeypatch.undo()
