@@ -22,6 +22,7 @@ from deploy.bundle import Geometry
 from deploy.config import Precision, QuantizeConfig
 from deploy.evaluate import Sample
 from deploy.export import Exported, export
+from deploy.hardware import int8_sums_saturate
 from deploy.parity import Parity, compare
 from deploy.quantize import quantize, unchanged
 from deploy.sessions import open_backend
@@ -41,13 +42,12 @@ ENGINES = [
     for precision in possible
     if backend != "pytorch"
 ]
-LEAST: dict[str, tuple[float, float]] = {"fp32": (80.0, 0.999), "bf16": (25.0, 0.97), "int8": (10.0, 0.8)}
-"""dB of SQNR and share of equal classes, on random weights, whose classes lie closer than trained ones.
-
-INT8 differs by the processor: without VNNI the weights have 7 bits, and OpenVINO came to 12.0 dB and 85.1 %
-where this seed has the least of the ResNets; wrong scales or channels come to less than 5 dB.
-"""
-LEAST_OF_MOBILE: dict[str, tuple[float, float]] = {**LEAST, "bf16": (10.0, 0.9), "int8": (4.0, 0.8)}
+LEAST: dict[str, tuple[float, float]] = {"fp32": (80.0, 0.999), "bf16": (25.0, 0.97), "int8": (12.0, 0.85)}
+"""dB of SQNR and share of equal classes, on random weights, whose classes lie closer than trained ones."""
+if int8_sums_saturate():
+    # With weights of 7 bits OpenVINO comes to 11.998 dB and 85.1 % where a ResNet has the least.
+    LEAST["int8"] = (11.5, 0.85)
+LEAST_OF_MOBILE: dict[str, tuple[float, float]] = {**LEAST, "bf16": (10.0, 0.9), "int8": (4.5, 0.85)}
 """A MobileNetV2 of random weights carries the rounding of 52 layers along: about half of a ResNet's dB."""
 
 
