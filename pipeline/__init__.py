@@ -2,6 +2,6 @@
 
 import gc
 
-# Importing torch makes a million objects that stay. Python's collector would look through them some eighty
-# times meanwhile, half a second a stage.
+# Importing a training stage makes 400,000 objects that stay, among which Python's collector would look a
+# thousand times meanwhile: 0.3 to 0.5 s of CPU.
 gc.set_threshold(50_000, 20, 100)
