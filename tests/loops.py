@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from torch import Tensor
 
+from afdcd.errors import UserError
 from afdcd.training.loop import Training
 from afdcd.training.stopping import StopRequest
 from afdcd.training.task import Task
@@ -28,3 +30,13 @@ def stop_after(training: Training, iteration: int, request: StopRequest) -> None
         request.asked = number + 1 == iteration
 
     training._step = counted  # type: ignore[method-assign]
+
+
+def stop_after_five(workshop: Any, recipe: str = "afdcd") -> None:
+    """Train in a folder of its own and stop after 5 iterations, between checkpoints; the state is saved."""
+    workshop.folder = workshop.folder / "broken"
+    request = StopRequest()
+    training = workshop.training(workshop.distillation(recipe))
+    stop_after(training, 5, request)
+    with pytest.raises(UserError, match="stopped as asked after iteration 5 of 8; the state is saved"):
+        training.run(request)

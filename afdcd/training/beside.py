@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
@@ -17,12 +18,23 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Let torch's operators that this thread calls run on so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def beside(items: Iterator[Item], make: Callable[[Item], Made], threads: int) -> Generator[Made, None, None]:
     """`make` of each item; the next is taken and made while the caller works on the last.
 
     Caller and thread have half of `threads` each for torch's operators, so that Python's part of a step
     keeps no processor waiting; kernels in C take all of them while one of the two waits. Once the iterator
-    has ended or is closed, the thread has ended too, and the caller has all threads again.
+    has ended or is closed, the thread has ended too, and the caller has as many threads as before.
 
     Args:
         items: the first is taken in the caller's thread, which workers of a DataLoader are the children of.
@@ -51,18 +63,16 @@ def beside(items: Iterator[Item], make: Callable[[Item], Made], threads: int) ->
                 order.set_exception(error)
 
     worker = Thread(target=work, name="beside the step", daemon=True)
-    try:
-        torch.set_num_threads(threads // 2)
+    with on_threads(threads // 2):
         made = one()
         worker.start()
-        while made:
-            order: Future[list[Made]] = Future()
-            orders.put(order)
-            yield made[0]
-            with idle(threads):
-                made = order.result()
-    finally:
-        orders.put(None)
-        if worker.ident is not None:
+        try:
+            while made:
+                order: Future[list[Made]] = Future()
+                orders.put(order)
+                yield made[0]
+                with idle(threads):
+                    made = order.result()
+        finally:
+            orders.put(None)
             worker.join()
-        torch.set_num_threads(threads)

@@ -73,8 +73,8 @@ class DistillationTask:
         """Sum of the class weights of all labelled pixels of (B, H, W)."""
         return self.supervision.mass(labels)
 
-    def start(self) -> Start | None:
-        """The teacher's, where its pass gains by running beside a step in float32.
+    def teacher_start(self) -> Start | None:
+        """What begins the teacher's pass, where it gains by running beside a step in float32.
 
         Not beside one under autocast, whose cache of weights is that of all threads.
         """

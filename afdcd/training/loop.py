@@ -19,7 +19,7 @@ from afdcd.data.loader import Batch
 from afdcd.errors import UserError
 from afdcd.models.segmenter import Segmenter
 from afdcd.training.average import WeightAverage
-from afdcd.training.beside import beside
+from afdcd.training.beside import beside, on_threads
 from afdcd.training.checkpoint import (
     Checkpoint,
     Kept,
@@ -164,7 +164,7 @@ class Training:
         Nor with more than two threads, of which GNU's OpenMP ends some at each kernel that takes fewer than
         the one before, and starts them anew.
         """
-        start, moved = self.task.start(), map(self._moved, batches)
+        start, moved = self.task.teacher_start(), map(self._moved, batches)
         if start is None or self._part < self._images or self._threads != 2:
             return ((batch, None) for batch in moved)
 
@@ -271,13 +271,8 @@ class Training:
         """Score on val; the best weights so far are kept in memory."""
         began = time.monotonic()
         network = self._spread()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-        try:
-            with uncompiled() if self.plan.practice.compile else nullcontext():
-                miou = self._validate(network)
-        finally:
-            torch.set_num_threads(threads)
+        with on_threads(self._threads), uncompiled() if self.plan.practice.compile else nullcontext():
+            miou = self._validate(network)
         if self._best is None or miou > self._best.val_miou:
             state = network.state_dict()
             weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}

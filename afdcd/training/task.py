@@ -51,7 +51,7 @@ class Task(Protocol):
         """The sum that divides the supervised loss of `labels` (B, H, W); a scalar."""
         ...
 
-    def start(self) -> Start | None:
+    def teacher_start(self) -> Start | None:
         """What begins the teacher's pass over images, if it gains by running beside the step before."""
         ...
 
@@ -145,7 +145,7 @@ class SupervisedTask:
         """Sum of the class weights of all labelled pixels of (B, H, W)."""
         return self.supervision.mass(labels)
 
-    def start(self) -> None:
+    def teacher_start(self) -> None:
         """There is no teacher."""
         return
 

@@ -53,7 +53,7 @@ def helped() -> Iterator[list[Generator[Any, None, None]]]:
     assert [thread for thread in threads_alive() if thread.name == "beside the step"] == []
 
 
-def test_items_come_in_order_each_made_once(helped: list[Any]) -> None:
+def test_items_come_in_order(helped: list[Any]) -> None:
     helped.append(beside(iter("abcd"), str.upper, THREADS))
     assert list(helped[0]) == ["A", "B", "C", "D"]
 

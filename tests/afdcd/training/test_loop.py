@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from loops import same, stop_after, weights
+from loops import same, stop_after_five, weights
 from torch import Tensor
 
 from afdcd.errors import UserError
@@ -75,13 +75,8 @@ def test_resumes_bit_for_bit(workshop: Any, optimiser: str, workers: int) -> Non
     unbroken = workshop.distillation()
     expected = workshop.training(unbroken).run(StopRequest())
 
-    workshop.folder = workshop.folder / "broken"
     scores = iter([0.3])
-    request = StopRequest()
-    first = workshop.training(workshop.distillation())
-    stop_after(first, 5, request)
-    with pytest.raises(UserError, match="iteration 5 of 8; the state is saved"):
-        first.run(request)
+    stop_after_five(workshop)
 
     workshop.workers = workers
     scores = iter([0.2])
@@ -142,12 +137,7 @@ def test_a_teacher_beside_the_step_is_resumed_bit_for_bit(
     torch.set_num_threads(2)
     unbroken = workshop.distillation()
     workshop.training(unbroken).run(StopRequest())
-    workshop.folder = workshop.folder / "broken"
-    request = StopRequest()
-    first = workshop.training(workshop.distillation())
-    stop_after(first, 5, request)
-    with pytest.raises(UserError, match="iteration 5 of 8; the state is saved"):
-        first.run(request)
+    stop_after_five(workshop)
     checkpoint = workshop.run_folder.load()
     assert checkpoint is not None and checkpoint.facts["threads"] == 2
     workshop.workers = workers
@@ -174,21 +164,12 @@ def test_a_teacher_beside_the_step_that_gets_no_memory_is_told(
 
 @needs_kernels
 @pytest.mark.usefixtures("seeded")
-def test_micro_batches_have_their_teacher_s_pass_one_by_one(
-    workshop: Any, request_stop: StopRequest, teacher_beside: list[int]
+@pytest.mark.parametrize(("threads", "micro_batch"), [(2, 2), (4, None)])
+def test_micro_batches_and_more_threads_keep_the_teacher_before_the_step(
+    threads: int, micro_batch: int | None, workshop: Any, request_stop: StopRequest, teacher_beside: list[int]
 ) -> None:
-    torch.set_num_threads(2)
-    workshop.practice = tiny.practice(micro_batch=2)
-    workshop.training(workshop.distillation()).run(request_stop)
-    assert teacher_beside == []
-
-
-@needs_kernels
-@pytest.mark.usefixtures("seeded")
-def test_more_than_two_threads_stay_together(
-    workshop: Any, request_stop: StopRequest, teacher_beside: list[int]
-) -> None:
-    torch.set_num_threads(4)
+    torch.set_num_threads(threads)
+    workshop.practice = tiny.practice(micro_batch=micro_batch)
     workshop.training(workshop.distillation()).run(request_stop)
     assert teacher_beside == []
 

@@ -78,17 +78,17 @@ def test_a_short_pass_runs_beside_where_kernels_do_the_work(
 ) -> None:
     monkeypatch.setattr(module, "prefers_product", lambda: True)
     task: DistillationTask = workshop.distillation()
-    assert task.start() is None, "how long a pass takes is not known yet"
+    assert task.teacher_start() is None, "how long a pass takes is not known yet"
     task.losses(task.learner, next(workshop.batches(0, 1)), WHOLE)
-    assert task.start() == task._frozen.start
+    assert task.teacher_start() == task._frozen.start
     task.precision = Precision("cpu", bf16=True)
-    assert task.start() is None
+    assert task.teacher_start() is None
     task.precision = Precision("cpu", bf16=False)
     monkeypatch.setattr(module, "SHORT", task._frozen._work - 1)
-    assert task.start() is None
+    assert task.teacher_start() is None
     monkeypatch.undo()
     monkeypatch.setattr(module, "prefers_product", lambda: False)
-    assert task.start() is None
+    assert task.teacher_start() is None
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -102,7 +102,7 @@ def test_no_other_pass_runs_beside(compiled: bool, monkeypatch: pytest.MonkeyPat
     assert not teacher.gains_beside()
 
 
-def test_the_work_of_a_pass_is_that_of_its_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_of_a_pass_is_that_of_its_convolutions() -> None:
     class Little(nn.Module):
         def __init__(self) -> None:
             super().__init__()
